@@ -1,0 +1,179 @@
+"""Every number of PROTOCOL.md as a field of a frozen dataclass, its unit in its name, its reason beside it.
+
+Values come from here and from nowhere else; presets `lan()` and `loopback()` are complete. Validation names the field.
+This module knows no other module but `errors`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from p2pfusion.errors import ConfigError
+
+PROTOCOL_VERSION = 1
+
+# Limits of the wire (RELIABILITY.md 5). Each is tested at the limit and one beyond it.
+SEGMENT_BYTES_MAX = 1 << 20
+"""Encoded segment; small enough to fetch from several holders, large enough to keep per-call cost below 1 %."""
+GOSSIP_BYTES_MAX = 64 << 10
+"""Body of one gossip call; bounds what one peer can make us decode at once (64x amplification at most)."""
+MANIFEST_BYTES_MAX = 1 << 20
+"""Manifest of a contribution or snapshot: 65,536 segments do not fit, 20,000 (20 GB) do."""
+LINKS_BYTES_MAX = 4 << 20
+LINKS_PER_REPLY_MAX = 256
+REPORTS_PER_CALL_MAX = 50
+RUMOURS_PER_CALL_MAX = 64
+HAVE_PER_CALL_MAX = 256
+FRESH_PER_CALL_MAX = 32
+INLINE_BYTES_MAX = 32 << 10
+"""A contribution of at most this many bytes travels inside the gossip call itself."""
+INLINE_SEGMENTS_MAX = 8
+"""Segments of such a contribution; more of them would be mostly headers."""
+NAME_BYTES_MAX = 32
+LABEL_BYTES_MAX = 64
+"""Name of an axis or block: they travel in every manifest."""
+ADDRESSES_MAX = 4
+SHARDS_MAX = 64
+DIGESTS_PER_REPORT_MAX = 64
+WEIGHT_MAX = 1 << 32
+SEGMENTS_MAX = 1 << 16
+AXES_MAX = 256
+BLOCKS_MAX = 1024
+RANGES_PER_AXIS_MAX = 512
+LINK_IDS_MAX = 1024
+"""Contributions in one sealed round: one per member, and members are bounded by PEERS_MAX."""
+PEERS_MAX = 1024
+"""Known peers; the oldest dead ones are forgotten first."""
+SETTINGS_MAX = 32
+PARAMETERS_MAX = 1024
+"""Lines of a run's description; what does not fit is still covered by the fingerprint."""
+DESCRIPTION_TEXT_BYTES_MAX = 256
+LINKS_KEPT_MAX = 4096
+OPEN_ROUNDS_MAX = 64
+"""Open rounds above the tip that are kept: 8 horizons; a contribution beyond is refused until the tip follows."""
+EVENTS_MAX = 1024
+"""Events waiting for a slow consumer; the oldest are dropped and counted."""
+
+
+def _check(condition: bool, config: object, name: str, expected: str) -> None:
+    if not condition:
+        value = getattr(config, name)
+        raise ConfigError(f"{type(config).__name__}.{name} = {value!r}: must be {expected}")
+
+
+def _is_name(text: str, bytes_max: int) -> bool:
+    return text.isprintable() and 0 < len(text.encode(errors="replace")) <= bytes_max
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig:
+    """What everybody in a run must share; part of the run id (PROTOCOL.md 1)."""
+
+    swarm: str = "p2pfusion"
+    seed: int = 0
+    fold_rule: str = "mean"
+    horizon_rounds: int = 8
+    staleness_max_rounds: int = 64
+    snapshot_every_rounds: int = 8
+
+    def __post_init__(self) -> None:
+        _check(_is_name(self.swarm, 64), self, "swarm", "1 to 64 bytes of printable text")
+        _check(0 <= self.seed < 2**32, self, "seed", "an integer in 0..2^32-1")
+        _check(self.fold_rule == "mean", self, "fold_rule", "'mean'")
+        _check(1 <= self.horizon_rounds <= 16, self, "horizon_rounds", "1 to 16")
+        _check(1 <= self.staleness_max_rounds <= 4096, self, "staleness_max_rounds", "1 to 4096")
+        _check(1 <= self.snapshot_every_rounds <= 1024, self, "snapshot_every_rounds", "1 to 1024")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GossipConfig:
+    """How often and to whom (PROTOCOL.md 7); what one node decides for itself."""
+
+    gossip_interval_s: float = 0.5
+    gossip_interval_max_s: float = 1.0
+    """PROTOCOL.md backs off to 4 s; until SWIM probes, silence is the only sign of death and must stay short."""
+    coalesce_s: float = 0.02
+    """A changed tip, floor or digest is told after this much, so that several changes share one call."""
+    fan_out: int = 3
+    call_deadline_s: float = 2.0
+    """A gossip call that takes longer has failed; somebody else is asked."""
+    slowest_bytes_per_s: float = 65536.0
+    """A segment gets `call_deadline_s` and what its bytes take at this rate: 18 s for the largest."""
+    fetches_in_flight_max: int = 16
+    suspect_s: float = 3.0
+    """Silence after which a member is suspect: six intervals, so that loss of every second report is survived."""
+    dead_s: float = 6.0
+    """Silence after which it is dead; the suspicion time of PROTOCOL.md 4."""
+    quiet_s: float = 2.0
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            _check(getattr(self, item.name) > 0, self, item.name, "above 0")
+        _check(self.suspect_s < self.dead_s, self, "suspect_s", "below dead_s")
+
+    def deadline_s(self, size_bytes: int) -> float:
+        """How long a call that moves this many bytes may take."""
+        return self.call_deadline_s + size_bytes / self.slowest_bytes_per_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CadenceConfig:
+    """When a round is ready (PROTOCOL.md 9)."""
+
+    quorum: float = 0.75
+    patience_s: float | None = None
+    """None: learnt from arrivals."""
+    patience_first_s: float = 10.0
+    patience_min_s: float = 0.2
+    patience_max_s: float = 60.0
+    round_min_s: float = 0.3
+    weight_power: float = 0.0
+    decay: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check(0 <= self.quorum <= 1, self, "quorum", "0 to 1")
+        _check(self.patience_s is None or self.patience_s >= 0, self, "patience_s", "None or >= 0")
+        _check(self.round_min_s >= 0, self, "round_min_s", ">= 0")
+        _check(0 <= self.weight_power <= 2, self, "weight_power", "0 to 2")
+        _check(0 < self.decay <= 1, self, "decay", "in (0, 1]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeConfig:
+    """One node: its run, its name, where it begins and ends."""
+
+    run: RunConfig = field(default_factory=RunConfig)
+    gossip: GossipConfig = field(default_factory=GossipConfig)
+    cadence: CadenceConfig = field(default_factory=CadenceConfig)
+    name: str = "node"
+    min_peers: int = 1
+    wait_s: float | None = None
+    until_rounds: int | None = None
+    until_accuracy: float | None = None
+    timeout_s: float | None = None
+    peers: tuple[str, ...] = ()
+    """Addresses to call besides those that discovery finds."""
+    evaluate_every_rounds: int = 5
+    codec: str = "fp32"
+
+    def __post_init__(self) -> None:
+        _check(_is_name(self.name, NAME_BYTES_MAX), self, "name", f"1 to {NAME_BYTES_MAX} bytes of printable text")
+        _check(self.min_peers >= 1, self, "min_peers", ">= 1 (yourself counts)")
+        _check(self.until_rounds is None or self.until_rounds >= 1, self, "until_rounds", ">= 1")
+        _check(
+            self.until_accuracy is None or 0 < self.until_accuracy <= 1, self, "until_accuracy", "in (0, 1]"
+        )
+        _check(self.wait_s is None or self.wait_s > 0, self, "wait_s", "above 0")
+        _check(self.timeout_s is None or self.timeout_s > 0, self, "timeout_s", "above 0")
+        _check(self.codec in ("fp32", "bf16"), self, "codec", "'fp32' or 'bf16'")
+
+    @classmethod
+    def lan(cls, **values: Any) -> NodeConfig:
+        """Defaults for laptops and phones on one Wi-Fi."""
+        return cls(**values)
+
+    @classmethod
+    def loopback(cls, **values: Any) -> NodeConfig:
+        """Several nodes on one computer: the same, with no least time between rounds."""
+        return cls(cadence=CadenceConfig(round_min_s=0.0), **values)
