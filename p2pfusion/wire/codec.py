@@ -1,0 +1,251 @@
+"""Messages to bytes and back: msgpack arrays in fixed field order behind one strict schema, closed by a BLAKE3 tag.
+
+Whatever arrives decodes to exactly one valid message within the limits of `config`, or raises `WireError` and nothing
+else. The order of the checks is the order of their cost: total size, tag, msgpack under explicit caps (one-shot; maps,
+extension types and trailing bytes are refused), the schema walk, and at last that encoding the result again gives the
+same bytes, so that one value has one encoding and one manifest one id. The tag finds damage, not forgery: anybody can
+compute it.
+
+Encoders run the same walk and raise `ValueError`: a message that others would refuse is our own mistake.
+
+Also here, because they hash encodings: ids, digests, chains and the run id. This module decides nothing about a
+message's meaning (`swarm.gate` does) and knows no transport.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
+
+import msgpack  # type: ignore[import-untyped]
+from blake3 import blake3
+
+from p2pfusion.config import (
+    DESCRIPTION_TEXT_BYTES_MAX,
+    GOSSIP_BYTES_MAX,
+    INLINE_BYTES_MAX,
+    LINK_IDS_MAX,
+    LINKS_BYTES_MAX,
+    LINKS_PER_REPLY_MAX,
+    MANIFEST_BYTES_MAX,
+    PARAMETERS_MAX,
+    SEGMENTS_MAX,
+    RunConfig,
+)
+from p2pfusion.errors import WireError
+from p2pfusion.wire import description, shapes
+from p2pfusion.wire.messages import Contribution, ContributionId, Gossip, Link, RunDescription, Snapshot
+from p2pfusion.wire.schema import Shape
+
+T = TypeVar("T")
+Body = bytes | bytearray | memoryview
+
+TAG_BYTES = 16
+
+# -- frames -----------------------------------------------------------------------------------------------------------
+
+
+def frame(payload: bytes) -> bytes:
+    """The payload and the first 16 bytes of its BLAKE3 hash."""
+    return payload + blake3(payload).digest(length=TAG_BYTES)
+
+
+def unframe(data: Body, bytes_max: int) -> bytes:
+    """The payload of a frame of at most `bytes_max` bytes, tag included. Raises `WireError`."""
+    size = memoryview(data).nbytes
+    if not TAG_BYTES < size <= bytes_max:
+        raise WireError(f"message of {size} bytes: must be {TAG_BYTES + 1}..{bytes_max}")
+    whole = bytes(data)
+    payload, tag = whole[:-TAG_BYTES], whole[-TAG_BYTES:]
+    if blake3(payload).digest(length=TAG_BYTES) != tag:
+        raise WireError("message damaged: the tag does not fit")
+    return payload
+
+
+# -- msgpack under caps -----------------------------------------------------------------------------------------------
+
+
+_ARRAY_BYTES_MIN = 3
+"""No message has more arrays than one per so many bytes (`["a", [0, 1]]` is the densest); bombs have one per byte."""
+
+
+def _pack(plain: object) -> bytes:
+    packed: bytes = msgpack.packb(plain, use_bin_type=True)
+    return packed
+
+
+def _packed(shape: Shape[T], value: T) -> bytes:
+    try:
+        return _pack(shape.dump(value))
+    except WireError as error:
+        raise ValueError(f"not fit for the wire: {error}") from None
+
+
+def _refuse(*_: object) -> object:
+    raise ValueError("maps and extension types are not part of the protocol")
+
+
+def _unpack(payload: bytes, array_max: int) -> object:
+    """One plain value of nested tuples. Their number is bounded too: a million empty ones fit in 1 MiB."""
+    left = 1 + len(payload) // _ARRAY_BYTES_MIN
+
+    def count(array: tuple[Any, ...]) -> tuple[Any, ...]:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise ValueError("too many arrays")
+        return array
+
+    try:
+        return msgpack.unpackb(
+            payload,
+            use_list=False,
+            list_hook=count,
+            object_pairs_hook=_refuse,
+            ext_hook=_refuse,
+            max_array_len=array_max,
+            max_map_len=0,
+            max_str_len=DESCRIPTION_TEXT_BYTES_MAX,
+            max_bin_len=INLINE_BYTES_MAX,
+            max_ext_len=0,
+        )
+    except (ValueError, TypeError, msgpack.UnpackException):
+        raise WireError("not one msgpack value within the limits") from None
+
+
+@dataclass(frozen=True, slots=True)
+class _Message(Generic[T]):
+    """One kind of framed message: its shape, most bytes, longest array. The number of arrays follows from the bytes."""
+
+    shape: Shape[T]
+    bytes_max: int
+    array_max: int
+
+    def payload(self, value: T) -> bytes:
+        return _packed(self.shape, value)
+
+    def encode(self, value: T) -> bytes:
+        data = frame(self.payload(value))
+        if len(data) > self.bytes_max:
+            raise ValueError(f"not fit for the wire: {len(data)} bytes where {self.bytes_max} may be")
+        return data
+
+    def decode(self, data: Body) -> T:
+        payload = unframe(data, self.bytes_max)
+        plain = _unpack(payload, self.array_max)
+        value = self.shape.load(plain)
+        if _pack(plain) != payload:
+            raise WireError("not the canonical encoding")
+        return value
+
+
+# -- messages ---------------------------------------------------------------------------------------------------------
+
+_SHORT_ARRAYS_MAX = 2048
+"""Longest array in a gossip call: the segments of a manifest that still fits, 37 bytes each."""
+
+_CONTRIBUTION = _Message(shapes.CONTRIBUTION, MANIFEST_BYTES_MAX, SEGMENTS_MAX)
+_SNAPSHOT = _Message(shapes.SNAPSHOT, MANIFEST_BYTES_MAX, SEGMENTS_MAX)
+_GOSSIP = _Message(shapes.GOSSIP, GOSSIP_BYTES_MAX, _SHORT_ARRAYS_MAX)
+_RUN = _Message(shapes.RUN_DESCRIPTION, GOSSIP_BYTES_MAX, PARAMETERS_MAX)
+
+
+def encode_contribution(contribution: Contribution) -> bytes:
+    """Raises `ValueError` for what `decode_contribution` would refuse; so do all encoders here."""
+    return _CONTRIBUTION.encode(contribution)
+
+
+def decode_contribution(data: Body) -> Contribution:
+    """Raises `WireError`, as all decoders here do, and nothing else."""
+    return _CONTRIBUTION.decode(data)
+
+
+def contribution_id(contribution: Contribution) -> ContributionId:
+    """BLAKE3 (32 bytes) of the manifest's canonical encoding, without the frame."""
+    return blake3(_CONTRIBUTION.payload(contribution)).digest()
+
+
+def encode_gossip(gossip: Gossip) -> bytes:
+    """See `fit_gossip` for a message that may have become too long."""
+    return _GOSSIP.encode(gossip)
+
+
+def decode_gossip(data: Body) -> Gossip:
+    return _GOSSIP.decode(data)
+
+
+def fit_gossip(gossip: Gossip) -> Gossip:
+    """The same message with only those items that fit in one body together, in order of urgency.
+
+    Who left, who is where, new manifests, their contents, what is held; within each, the first come first. A peer was
+    told what the result contains, no more.
+    """
+    empty = replace(gossip, reports=(), rumours=(), have=(), fresh=(), inline=())
+    left = GOSSIP_BYTES_MAX - TAG_BYTES - len(_GOSSIP.payload(empty)) - 5 * 4  # five array headers may grow by 4 bytes
+    kept: dict[str, Any] = {}
+    for name, (shape, most) in shapes.GOSSIP_ITEMS.items():
+        chosen = []
+        for item in getattr(gossip, name)[:most]:
+            size = len(_packed(shape, item))
+            if size <= left:
+                chosen.append(item)
+                left -= size
+        kept[name] = tuple(chosen)
+    return replace(gossip, **kept)
+
+
+def _links(links_max: int, bytes_max: int) -> _Message[tuple[Link, ...]]:
+    return _Message(shapes.links(links_max), bytes_max, max(links_max, LINK_IDS_MAX))
+
+
+def encode_links(
+    links: Sequence[Link], *, links_max: int = LINKS_PER_REPLY_MAX, bytes_max: int = LINKS_BYTES_MAX
+) -> bytes:
+    """A piece of a chain, rounds rising. The defaults are those of a reply; a checkpoint may hold more."""
+    return _links(links_max, bytes_max).encode(tuple(links))
+
+
+def decode_links(
+    data: Body, *, links_max: int = LINKS_PER_REPLY_MAX, bytes_max: int = LINKS_BYTES_MAX
+) -> tuple[Link, ...]:
+    return _links(links_max, bytes_max).decode(data)
+
+
+def encode_snapshot(snapshot: Snapshot) -> bytes:
+    return _SNAPSHOT.encode(snapshot)
+
+
+def decode_snapshot(data: Body) -> Snapshot:
+    return _SNAPSHOT.decode(data)
+
+
+def encode_run(run: RunDescription) -> bytes:
+    return _RUN.encode(run)
+
+
+def decode_run(data: Body) -> RunDescription:
+    return _RUN.decode(data)
+
+
+# -- chains, digests, the run -----------------------------------------------------------------------------------------
+
+
+def run_id(run: RunConfig, fingerprint: bytes, genesis_hash: bytes) -> bytes:
+    """What tells one run from another (PROTOCOL.md 1): 32 bytes over `description.settings`."""
+    return blake3(_pack(("p2pfusion run", description.settings(run, fingerprint, genesis_hash)))).digest()
+
+
+def genesis_chain(run_id: bytes) -> bytes:
+    """The chain before any round is sealed; 32 bytes that no other run begins with."""
+    return blake3(b"p2pfusion genesis" + run_id).digest()
+
+
+def next_chain(previous: bytes, ids: Iterable[ContributionId]) -> bytes:
+    """`H(previous || sorted ids)`, 32 bytes; the ids may come in any order."""
+    return blake3(previous + b"".join(sorted(ids))).digest()
+
+
+def digest(ids: Iterable[ContributionId]) -> bytes:
+    """16 bytes that are equal exactly when the ids are, in whatever order they come."""
+    return blake3(b"".join(sorted(ids))).digest(length=shapes.DIGEST_BYTES)

@@ -1,0 +1,65 @@
+"""How large each route's bodies may be (PROTOCOL.md 10, RELIABILITY.md 5), for both ends of a call.
+
+The server refuses a request above its limit before reading it; the client stops reading an answer at its limit. Routes
+that are not in the table get the limits of a control call. This module knows neither sockets nor what bodies mean.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from p2pfusion.config import GOSSIP_BYTES_MAX, LINKS_BYTES_MAX, MANIFEST_BYTES_MAX, SEGMENT_BYTES_MAX
+
+PREFIX = "/v1/"
+
+HOP_BYTES_MAX = 16 << 20
+"""Activations or gradients of one batch between two stages (MP-SL)."""
+SEGMENT_SLACK_BYTES = 1 << 10
+"""Compression may make a segment this much longer than its limit; never more."""
+REPLY_BYTES_MAX = 4 << 20
+"""An answer on a route that is not in the table."""
+ERROR_BYTES_MAX = 1 << 20
+"""An answer that is not a success: a short code, or the description of another run (one line a parameter)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The largest body of a POST and of its or a GET's answer. A GET has no body."""
+
+    request_bytes_max: int
+    reply_bytes_max: int
+
+
+_SEGMENT = Route(0, SEGMENT_BYTES_MAX + SEGMENT_SLACK_BYTES)
+_MANIFEST = Route(0, MANIFEST_BYTES_MAX)
+_CONTROL = Route(GOSSIP_BYTES_MAX, GOSSIP_BYTES_MAX)
+_OTHER = Route(GOSSIP_BYTES_MAX, REPLY_BYTES_MAX)
+
+_ROUTES: dict[tuple[str, int], Route] = {
+    ("gossip", 0): _CONTROL,
+    ("probe", 0): _CONTROL,
+    ("ping", 0): _CONTROL,
+    ("links", 0): Route(0, LINKS_BYTES_MAX),
+    ("contributions", 1): _MANIFEST,
+    ("contributions", 2): _SEGMENT,
+    ("snapshots", 1): _MANIFEST,
+    ("snapshots", 2): _SEGMENT,
+    ("hops", 1): Route(HOP_BYTES_MAX, HOP_BYTES_MAX),
+}
+"""By the first word behind the prefix and the number of words behind that."""
+
+
+def route(path: str) -> Route:
+    """The limits of a path that begins with `/v1/`, without its query."""
+    word, *rest = path.removeprefix(PREFIX).split("/")
+    return _ROUTES.get((word, len(rest)), _OTHER)
+
+
+def request_bytes_max(method: str, path: str) -> int:
+    """The largest request body on this route, in bytes."""
+    return 0 if method == "GET" else route(path).request_bytes_max
+
+
+def reply_bytes_max(path: str, status: int) -> int:
+    """The largest reply body on this route, in bytes."""
+    return route(path).reply_bytes_max if status == 200 else ERROR_BYTES_MAX
