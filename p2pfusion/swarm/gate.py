@@ -1,0 +1,80 @@
+"""The gate: whether a contribution may enter the ledger. A pure function of its bytes and the run's configuration.
+
+Everybody must judge alike, or ledgers fill with what others refuse; so no rule looks at a clock, a peer's reputation or
+the ledger. Cheap rules come first. A reason is a short fixed code for counters and logs, never a text with input in it.
+
+The gate knows neither who sent something (an author's work is relayed by anyone) nor whether it is still wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from blake3 import blake3
+from numpy.typing import NDArray
+
+from p2pfusion.config import WEIGHT_MAX, RunConfig
+from p2pfusion.core.blueprint import Blueprint
+from p2pfusion.wire.compression import CODECS, Body, decode_into, segment_sizes
+from p2pfusion.wire.messages import Contribution
+
+Rule = Callable[[Contribution, Blueprint, RunConfig], bool]
+
+
+def judge(manifest: Contribution, blueprint: Blueprint, run: RunConfig) -> str | None:
+    """Why this manifest may not enter a ledger of this run: the code of the first rule it breaks, or None."""
+    return next((reason for reason, holds in RULES if not holds(manifest, blueprint, run)), None)
+
+
+def judge_segment(manifest: Contribution, index: int, data: Body) -> str | None:
+    """Why these bytes are not segment `index` of a manifest that passed `judge`: `index`, `size`, `hash`, `finite`."""
+    if not 0 <= index < len(manifest.segments):
+        return "index"
+    expected = manifest.segments[index]
+    if memoryview(data).nbytes != expected.size:
+        return "size"
+    if blake3(data).digest() != expected.hash:
+        return "hash"
+    values = np.empty(expected.size // CODECS[manifest.codec].element_bytes, np.float32)
+    decode_into(manifest.codec, data, values)
+    return None if is_finite(values) else "finite"
+
+
+def is_finite(values: NDArray[np.float32]) -> bool:
+    """Whether all elements are finite. Exact, and the same on every machine.
+
+    A sum of squares cannot cancel, so if it is finite, every element is: one pass without a temporary array. Large but
+    finite elements overflow it; only then is each element looked at.
+    """
+    with np.errstate(all="ignore"):
+        squares = np.dot(values, values)
+    return bool(np.isfinite(squares)) or bool(np.isfinite(values).all())
+
+
+def _has_right_sub_model(manifest: Contribution, blueprint: Blueprint, _: RunConfig) -> bool:
+    try:
+        manifest.sub_model.validate(blueprint)
+    except ValueError:
+        return False
+    return True
+
+
+def _has_right_segments(manifest: Contribution, blueprint: Blueprint, _: RunConfig) -> bool:
+    """The schema alone says how many segments of which sizes there are; an empty sub-model has none and is refused."""
+    expected = segment_sizes(manifest.codec, manifest.sub_model.size(blueprint))
+    return len(expected) > 0 and tuple(segment.size for segment in manifest.segments) == expected
+
+
+RULES: tuple[tuple[str, Rule], ...] = (
+    ("shard", lambda c, _b, _r: c.shard == 0),
+    ("graft-unsupported", lambda c, _b, _r: c.kind == "work"),
+    ("round", lambda c, _b, _r: c.round >= 1),
+    ("staleness", lambda c, _b, r: 0 <= c.round - c.base_round <= r.staleness_max_rounds),
+    ("weight", lambda c, _b, _r: 1 <= c.weight <= WEIGHT_MAX),
+    ("samples", lambda c, _b, _r: c.samples >= 1),
+    ("codec", lambda c, _b, _r: c.codec in CODECS),
+    ("sub-model", _has_right_sub_model),
+    ("segments", _has_right_segments),
+)
+"""(reason, rule), in the order of their cost; later ones rely on the earlier ones."""

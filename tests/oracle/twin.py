@@ -1,0 +1,251 @@
+"""A node of the protocol model that carries a real `Ledger` beside it, is driven by the same events, and compares.
+
+The model decides who talks to whom and when; each of its moves is made on the ledger as well, through the ledger's own
+interface. The two know nothing of each other's ids and hashes: `Names` holds the translation and insists that equal
+things stay equal and different ones different. Grafts are left out of the model, as the package has none yet.
+
+Segments of what a clogged link holds back are missing here, so that incomplete contributions take part as well.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from blake3 import blake3
+
+from p2pfusion.config import RunConfig
+from p2pfusion.core.submodel import SubModel
+from p2pfusion.swarm.ledger import Entry, Ledger, MemberLine
+from p2pfusion.wire.codec import contribution_id, genesis_chain
+from p2pfusion.wire.messages import Contribution, SegmentInfo
+from tests.oracle import protocol_model as model
+
+PIECES = (b"first", b"second")
+SEGMENTS = tuple(SegmentInfo(blake3(piece).digest(), len(piece)) for piece in PIECES)
+
+
+class Names:
+    """The model's names and the ledger's, one to one, for the whole world."""
+
+    def __init__(self) -> None:
+        self.there: dict[Any, bytes] = {}
+        self.back: dict[bytes, Any] = {}
+
+    def same(self, name: Any, real: bytes) -> None:
+        assert self.there.setdefault(name, real) == real, f"{name} was something else before"
+        assert self.back.setdefault(real, name) == name, f"{real.hex()} is {name} and {self.back[real]}"
+
+    def ids(self, real: Any) -> frozenset[Any]:
+        return frozenset(self.back[id_] for id_ in real)
+
+
+def manifest_of(c: model.Contribution, base_chain: bytes) -> Contribution:
+    return Contribution(
+        shard=0,
+        round=c.round,
+        peer=c.author.to_bytes(16, "big"),
+        kind="work",
+        base_round=c.round - 1,
+        base_chain=base_chain,
+        weight=c.weight,
+        samples=1,
+        sub_model=SubModel(("all",)),
+        codec="fp32",
+        segments=SEGMENTS,
+    )
+
+
+class Twin(model.Node):
+    """One node, twice. Subclasses made by `twins` know their world."""
+
+    horizon: int
+    limit: int | None
+    ids: Names
+    manifests: dict[str, Contribution]
+    chains: Names
+    digests: Names
+    tally: Counter[str]
+
+    def __init__(self, me: int, settings: dict[str, Any], rng: Any) -> None:
+        settings["horizon"] = self.horizon
+        super().__init__(me, settings, rng)
+        start = genesis_chain(b"world")
+        self.ledger = Ledger(me.to_bytes(16, "big"), start, RunConfig(horizon_rounds=self.horizon))
+        if self.limit is not None:
+            self.ledger.set_limit(self.limit)
+        self.chains.same("genesis", start)
+        self.now = 0.0
+        self.is_mirrored = True
+        self.is_deciding = False
+        self.compared: Any = None
+        self.line: MemberLine | None = None
+
+    # -- every move, on both ------------------------------------------------------------------------------------------
+
+    def report(self) -> None:
+        super().report()
+        self.compare()
+        assert self.line is not None
+        self.reports[self.me][1]["line"] = self.line
+
+    def publish(self) -> None:
+        assert self.seen_floor(self.ledger.floor) == self.seen_floor(self.floor)
+        super().publish()
+        if self.done:
+            self.ledger.is_finished = True
+        else:
+            self.ledger.published(self.last)
+        self.compare()
+
+    def add(self, c: model.Contribution) -> None:
+        super().add(c)
+        if self.is_mirrored:
+            self.hold(c)
+
+    def pull(self, other: Twin, now: float) -> None:
+        self.now = now
+        self.ledger.saw_round(other.newest)
+        if self.clogged or other.clogged:  # manifests come through, their last segments do not
+            for c in [c for cs in other.open.values() for c in cs.values()]:
+                self.hold(c, pieces=c.author % 2)
+        super().pull(other, now)
+        self.compare()
+
+    def try_graft(self, now: float) -> None:
+        self.losing.clear()
+
+    def try_seal(self, now: float) -> None:
+        """Each time the model seals, the ledger must want to seal the same; when it stops, the ledger must stop."""
+        self.now, self.is_deciding = now, True
+        super().try_seal(now)
+        self.is_deciding = False
+        assert self.ripe() is None, "the ledger would seal, the model would not"
+        self.compare()
+
+    def seal(self, contributions: list[model.Contribution]) -> None:
+        if self.is_mirrored and self.is_deciding:
+            self.seal_own(contributions)
+        elif self.is_mirrored:
+            self.seal_followed(contributions)
+        super().seal(contributions)
+
+    def seal_own(self, contributions: list[model.Contribution]) -> None:
+        entries = self.ripe()
+        assert entries is not None, "the model seals, the ledger would not"
+        assert self.ids.ids(e.id for e in entries) == {c.id for c in contributions}
+        behind = self.newest - self.tip.round - 1
+        self.tally["late" if behind >= 4 * self.horizon else "by majority" if behind >= self.horizon else "by all"] += 1
+        self.ledger.seal(self.ledger.next_link(entries))
+
+    def seal_followed(self, contributions: list[model.Contribution]) -> None:
+        self.tally["followed"] += 1
+        self.ledger.seal(self.ledger.next_link([self.hold(c, wanted=True) for c in contributions]))
+
+    def switch(self, other: Twin) -> None:
+        self.tally["switched"] += 1
+        links = other.ledger.links
+        fork = self.ledger.fork_round(links)
+        assert fork is not None
+        assert self.links[fork].chain == other.links[fork].chain
+        assert self.links[fork + 1].chain != other.links[fork + 1].chain
+        assert self.ledger.fork_round(links[fork + 1 :]) == fork
+        for link in other.links[fork + 1 :]:
+            for c in link.contributions:
+                self.hold(c, wanted=True)
+        mine, theirs = (frozenset().union(*(x.ids for x in node.links[fork + 1 :])) for node in (self, other))
+        self.is_mirrored = False
+        super().switch(other)
+        self.is_mirrored = True
+        assert self.ids.ids(self.ledger.switch(fork, links[fork + 1 :])) == mine - theirs
+        self.losing.clear()
+        self.compare()
+
+    def hold(self, c: model.Contribution, *, pieces: int = len(PIECES), wanted: bool = False) -> Entry | None:
+        """The contribution with its first segments reaches the ledger, for the first time or again."""
+        if c.id not in self.manifests:
+            self.manifests[c.id] = manifest_of(c, self.chains.there["genesis"])
+            self.ids.same(c.id, contribution_id(self.manifests[c.id]))
+        id_, manifest = self.ids.there[c.id], self.manifests[c.id]
+        entry = self.ledger.add(id_, manifest, self.now, wanted=wanted)
+        if entry is not None:
+            for index in range(pieces):
+                self.ledger.put(entry, index, PIECES[index])
+            assert not wanted or entry.is_complete
+        return entry
+
+    def ripe(self) -> tuple[Entry, ...] | None:
+        return self.ledger.ripe(self.now, [self.reports[m][1]["line"] for m in self.members(self.now)])
+
+    # -- the comparison -----------------------------------------------------------------------------------------------
+
+    def seen_floor(self, floor: int) -> int:
+        """With a limit the ledger promises never to publish again as soon as it can, the model a little later."""
+        return min(floor, self.settings["rounds"] + 1)
+
+    def shape(self) -> Any:
+        """Changes whenever anything compared could have: sets only grow until the tip moves."""
+        ledger = self.ledger
+        theirs = [(r, len(slots), sum(e.missing for e in slots.values())) for r, slots in ledger.open.items()]
+        mine = [(r, len(cs)) for r, cs in self.open.items()]
+        return (ledger.tip, ledger.newest, ledger.floor, len(ledger.entries), theirs), (
+            self.tip.chain,
+            self.newest,
+            mine,
+        )
+
+    def compare(self) -> None:
+        if self.compared == (shape := self.shape()):
+            return
+        self.compared = shape
+        ledger, tip = self.ledger, self.tip
+        self.line = MemberLine(
+            tip_round=ledger.tip.round, tip_chain=ledger.tip.chain, floor=ledger.floor, digests=ledger.digests()
+        )
+        assert [link.round for link in ledger.links] == [link.round for link in self.links]
+        assert (ledger.tip.weight, self.ids.ids(ledger.tip.ids)) == (tip.weight, tip.ids)
+        for mine, real in zip(self.links, ledger.links, strict=True):
+            self.chains.same(mine.chain, real.chain)
+        rounds = {r for r, cs in self.open.items() if cs}
+        assert set(ledger.digests()) == rounds
+        for r in rounds:
+            counted = ledger.counted(r)
+            assert self.ids.ids(e.id for e in counted) == set(self.open[r])
+            assert list(counted) == sorted(counted, key=lambda e: e.manifest.peer)
+            self.digests.same(self.open_digest(r), ledger.digest(r))
+        assert ledger.newest == self.newest
+        assert self.seen_floor(ledger.floor) == self.seen_floor(self.floor)
+        assert ledger.base_round == max(rounds, default=tip.round)
+        for i, c in self.mine.items():
+            assert ledger.counts(self.ids.there[i], c.round) == self.counts(c)
+        self.keeps_nothing_else()
+
+    def keeps_nothing_else(self) -> None:
+        """Every contribution kept is open or sealed; every sealed one can be folded again."""
+        held = {id_ for slots in self.ledger.open.values() for id_ in slots}
+        for link in self.ledger.links[1:]:
+            entries = self.ledger.sealed_entries(link.round)
+            assert entries is not None
+            assert tuple(sorted(e.id for e in entries)) == link.ids
+            held.update(link.ids)
+        assert set(self.ledger.entries) == held
+
+
+def twins(*, horizon: int, limit: int | None) -> type[Twin]:
+    """Node classes of one world: its horizon, its end, its names, and a tally of what happened in it."""
+    world = {"ids": Names(), "chains": Names(), "digests": Names(), "manifests": {}, "tally": Counter()}
+    return type("WorldTwin", (Twin,), {"horizon": horizon, "limit": limit, **world})
+
+
+def run_world(patch: Callable[[object, str, object], None], seed: int, *, horizon: int, **world: Any) -> Counter[str]:
+    """One run of the model (its `run` takes the `world`) with ledgers beside its nodes: how often what happened.
+
+    `patch` is `monkeypatch.setattr`. Odd seeds end the run by a limit of the ledger, even ones by the model's word.
+    """
+    rounds = world.setdefault("rounds", 40)
+    kind = twins(horizon=horizon, limit=rounds if seed % 2 else None)
+    patch(model, "Node", kind)
+    end = model.run(seed, **world)
+    kind.tally["diverged"] += end["diverged"]
+    return kind.tally

@@ -1,0 +1,174 @@
+"""The gate: one test per reason, at the edge of each rule, and no way past it that raises."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from blake3 import blake3
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p2pfusion.config import SEGMENT_BYTES_MAX, WEIGHT_MAX, RunConfig
+from p2pfusion.core.blueprint import Axis, Blueprint, Dim, Init, Parameter
+from p2pfusion.core.submodel import SubModel
+from p2pfusion.swarm.gate import RULES, is_finite, judge, judge_segment
+from p2pfusion.wire.compression import encode
+from p2pfusion.wire.messages import Contribution, SegmentInfo
+from tests.wire import strategies as wire
+from tests.wire.strategies import BLUEPRINT, HASH, RUN, work
+
+WORK = work(round=80).manifest
+SIZE = BLUEPRINT.size
+BOTH = BLUEPRINT.blocks
+
+
+def sized(*sizes: int) -> tuple[SegmentInfo, ...]:
+    return tuple(SegmentInfo(HASH, size) for size in sizes)
+
+
+def kept(*axes: tuple[str, tuple[tuple[int, int], ...]], blocks: tuple[str, ...] = BOTH) -> Contribution:
+    return replace(WORK, sub_model=SubModel(blocks, axes))
+
+
+REFUSED = {
+    "shard": [replace(WORK, shard=1)],
+    "graft-unsupported": [replace(WORK, kind="graft")],
+    "round": [replace(WORK, round=0, base_round=0)],
+    "staleness": [replace(WORK, base_round=81), replace(WORK, base_round=80 - RUN.staleness_max_rounds - 1)],
+    "weight": [replace(WORK, weight=0), replace(WORK, weight=WEIGHT_MAX + 1)],
+    "samples": [replace(WORK, samples=0)],
+    "codec": [replace(WORK, codec="zip"), replace(WORK, codec="")],
+    "sub-model": [
+        kept(blocks=()),
+        kept(blocks=("body", "body")),
+        kept(blocks=("head", "body")),
+        kept(blocks=("tail",)),
+        kept(("h3", ((0, 4),))),
+        kept(("h2", ((0, 3),)), ("h1", ((0, 4),))),
+        kept(("h1", ((0, 4),)), ("h1", ((0, 4),))),
+        kept(("h1", ())),
+        kept(("h1", ((0, 8),))),
+        kept(("h1", ((0, 9),))),
+        kept(("h1", ((4, 4),))),
+        kept(("h1", ((0, 2), (2, 4)))),
+        kept(("h1", ((2, 4), (0, 1)))),
+        kept(("h2", ((0, 4),))),
+        kept(("h2", ((1, 3),))),
+        kept(("h1", ((0, 2**53 - 1),))),
+    ],
+    "segments": [
+        replace(WORK, segments=()),
+        replace(WORK, segments=sized(4 * SIZE - 4)),
+        replace(WORK, segments=sized(4 * SIZE + 4)),
+        replace(WORK, segments=sized(4 * SIZE, 4)),
+        replace(WORK, segments=sized(4, 4 * SIZE - 4)),
+        replace(WORK, codec="bf16"),
+        kept(("h1", ((0, 4),))),
+    ],
+}
+
+ACCEPTED = [
+    WORK,
+    replace(WORK, base_round=80),
+    replace(WORK, base_round=80 - RUN.staleness_max_rounds),
+    replace(WORK, round=1, base_round=0),
+    replace(WORK, weight=1),
+    replace(WORK, weight=WEIGHT_MAX),
+    replace(WORK, samples=1),
+    replace(WORK, codec="bf16", segments=sized(2 * SIZE)),
+]
+
+
+def test_every_rule_is_tested():
+    assert list(REFUSED) == [reason for reason, _ in RULES]
+
+
+@pytest.mark.parametrize(("reason", "manifest"), [(r, m) for r, manifests in REFUSED.items() for m in manifests])
+def test_refused(reason, manifest):
+    assert judge(manifest, BLUEPRINT, RUN) == reason
+
+
+@pytest.mark.parametrize("manifest", ACCEPTED)
+def test_accepted(manifest):
+    assert judge(manifest, BLUEPRINT, RUN) is None
+
+
+def test_staleness_is_the_runs():
+    old = replace(WORK, base_round=70)
+    assert judge(old, BLUEPRINT, RunConfig(staleness_max_rounds=10)) is None
+    assert judge(old, BLUEPRINT, RunConfig(staleness_max_rounds=9)) == "staleness"
+
+
+@given(wire.slices(), st.sampled_from(("fp32", "bf16")), st.integers(0, 9))
+def test_honest_work_on_any_slice_passes(sub_model, codec, seed):
+    honest = work(sub_model, codec=codec, seed=seed)
+    assert judge(honest.manifest, BLUEPRINT, RUN) is None
+    assert [judge_segment(honest.manifest, i, data) for i, data in enumerate(honest.segments)] == [None]
+
+
+@given(wire.contributions)
+def test_whatever_the_wire_carries_gets_a_verdict(manifest):
+    assert judge(manifest, BLUEPRINT, RUN) in [reason for reason, _ in RULES]
+    assert judge(replace(WORK, sub_model=manifest.sub_model), BLUEPRINT, RUN) == "sub-model"
+
+
+def test_a_block_without_parameters_has_nothing_to_contribute():
+    parameters = (Parameter("w", "a", (Dim("h"),), Init(None)),)
+    blueprint = Blueprint(("a", "flatten"), (Axis("h", 4),), parameters, BLUEPRINT.factory)
+    empty = replace(WORK, sub_model=SubModel(("flatten",)), segments=())
+    assert judge(empty, blueprint, RUN) == "segments"
+
+
+def test_large_work_is_cut_where_everybody_cuts_it():
+    parameters = (Parameter("w", "a", (Dim("h", 1000),), Init(None)),)
+    blueprint = Blueprint(("a",), (Axis("h", 600),), parameters, BLUEPRINT.factory)
+    rest = 4 * 600_000 - 2 * SEGMENT_BYTES_MAX
+    cut = replace(WORK, sub_model=blueprint.whole(), segments=sized(SEGMENT_BYTES_MAX, SEGMENT_BYTES_MAX, rest))
+    assert judge(cut, blueprint, RUN) is None
+    assert judge(replace(cut, segments=cut.segments[::-1]), blueprint, RUN) == "segments"
+
+
+# -- segments ---------------------------------------------------------------------------------------------------------
+
+
+def of_values(values: np.ndarray, codec: str) -> tuple[Contribution, bytes]:
+    data = b"".join(encode(codec, values))
+    return replace(WORK, codec=codec, segments=(SegmentInfo(blake3(data).digest(), len(data)),)), data
+
+
+@pytest.mark.parametrize("codec", ["fp32", "bf16"])
+def test_what_is_wrong_with_a_segment(codec):
+    manifest, data = of_values(np.arange(8, dtype=np.float32), codec)
+    assert judge_segment(manifest, 0, data) is None
+    assert judge_segment(manifest, 0, bytearray(data)) is None
+    assert judge_segment(manifest, 0, memoryview(data)) is None
+    assert judge_segment(manifest, 1, data) == "index"
+    assert judge_segment(manifest, -1, data) == "index"
+    assert judge_segment(manifest, 0, data[:-1]) == "size"
+    assert judge_segment(manifest, 0, data + b"\x00") == "size"
+    assert judge_segment(manifest, 0, b"") == "size"
+    assert judge_segment(manifest, 0, b"\x01" + data[1:]) == "hash"
+
+
+@pytest.mark.parametrize("codec", ["fp32", "bf16"])
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("at", [0, 500, 1023])
+def test_one_value_that_is_not_finite(codec, bad, at):
+    values = np.zeros(1024, np.float32)
+    values[at] = bad
+    assert judge_segment(*of_values(values, codec)[:1], 0, of_values(values, codec)[1]) == "finite"
+
+
+@pytest.mark.parametrize("codec", ["fp32", "bf16"])
+def test_large_finite_values_whose_squares_overflow(codec):
+    values = np.full(1024, np.finfo(np.float32).max, np.float32)
+    manifest, data = of_values(values, codec)
+    assert judge_segment(manifest, 0, data) is None
+
+
+@given(st.lists(st.floats(width=32), max_size=70))
+def test_the_fast_check_is_exact(values):
+    flat = np.array(values, np.float32)
+    assert is_finite(flat) == all(np.isfinite(flat))
