@@ -1,0 +1,172 @@
+"""The serving half of HTTP: bytes from strangers become a `Request` only after every cheap check has passed.
+
+Order of the checks (RELIABILITY.md 5): connections and headers in time (`http_connection`), method and path, no
+browser, length given, size, no encoding, requests and body bytes in flight, body in time; then the handler; then the
+caller must take the answer in time. Each check has one status and one fixed short code as its body; nothing a stranger
+sent is ever echoed, and nothing a stranger can repeat is logged more than once.
+
+This module does not know what the bodies mean or who calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+from aiohttp import ClientError, hdrs, web
+
+from p2pfusion.net.http_connection import Connection, ConnectionServer, HttpLimits, error_reply, reply_headers
+from p2pfusion.seams import Handler, Reply, Request
+from p2pfusion.wire import routes
+
+_log = logging.getLogger(__name__)
+
+PIECE_BYTES_MAX = 256 << 10
+"""One write: four times faster than whole bodies of 128 MiB and fair to the other connections (MEASUREMENTS.md A5)."""
+BODY_BYTES_PER_S_MIN = 256 << 10
+"""Large bodies get this much longer than the plain deadline; slower links cannot take part in split training anyway."""
+LOGGED_MAX = 64
+"""Kinds of handler failure that are logged with their traceback; the rest is counted by whoever sees the 500."""
+
+
+class _Refusal(Exception):
+    """A check failed: the request is answered with this status and its code."""
+
+    def __init__(self, status: int) -> None:
+        self.status = status
+
+
+class HttpServer:
+    """Listens on one address and passes every `/v1/` request within the limits to one handler."""
+
+    def __init__(self, handler: Handler, limits: HttpLimits) -> None:
+        self._handler = handler
+        self._limits = limits
+        self._in_flight = 0
+        self._in_flight_bytes = 0
+        self._logged: dict[tuple[str, str], None] = {}
+        self._server = ConnectionServer(self.answer, limits)
+        self._listener: asyncio.Server | None = None
+
+    async def start(self, host: str, port: int) -> int:
+        """Listen; returns the port that was bound. Raises `OSError`."""
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        backlog = self._limits.connections_max
+        bound = socket.create_server((host, port), family=family, backlog=backlog)  # asyncio's own hides the errno
+        self._listener = await asyncio.get_running_loop().create_server(self._server, sock=bound, backlog=backlog)
+        return int(self._listener.sockets[0].getsockname()[1])
+
+    async def close(self) -> None:
+        """Stop listening, let requests in progress finish within `shutdown_s`, then cut every connection."""
+        if self._listener is None:
+            return
+        listener, self._listener = self._listener, None
+        listener.close()
+        await self._server.cut()
+        await listener.wait_closed()
+
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request whose headers are complete."""
+        connection = request.protocol
+        assert isinstance(connection, Connection)
+        with connection.serving():
+            try:
+                length = _admit(request)
+                with self._place(length):
+                    body = await self._body(request, length)
+                    reply = await self._handle(Request(request.method, request.rel_url.raw_path, body, _query(request)))
+                    return await self._send(request, reply)
+            except _Refusal as refusal:
+                return error_reply(refusal.status, unread=not request.content.is_eof())
+
+    @contextmanager
+    def _place(self, length: int) -> Iterator[None]:
+        limits = self._limits
+        if self._in_flight >= limits.in_flight_max or self._in_flight_bytes + length > limits.in_flight_bytes_max:
+            raise _Refusal(503)
+        self._in_flight += 1
+        self._in_flight_bytes += length
+        try:
+            yield
+        finally:
+            self._in_flight -= 1
+            self._in_flight_bytes -= length
+
+    async def _body(self, request: web.BaseRequest, length: int) -> bytes:
+        if length == 0:
+            return b""
+        try:
+            async with asyncio.timeout(self._deadline_s(length)):
+                chunks = [chunk async for chunk in request.content.iter_any()]
+        except TimeoutError:
+            raise _Refusal(408) from None
+        except (ClientError, web.RequestPayloadError, ConnectionError):
+            raise _Refusal(400) from None  # the caller is gone; nobody will read this
+        return b"".join(chunks)
+
+    async def _handle(self, request: Request) -> Reply:
+        try:
+            async with asyncio.timeout(self._limits.handler_deadline_s) as deadline:
+                return await self._handler(request)
+        except Exception as error:
+            if isinstance(error, TimeoutError) and deadline.expired():
+                raise _Refusal(503) from None
+            self._blame_ourselves(request, error)
+
+    def _blame_ourselves(self, request: Request, error: Exception) -> NoReturn:
+        kind = (type(error).__name__, request.path.split("/")[2][:32])
+        if kind not in self._logged and len(self._logged) < LOGGED_MAX:
+            self._logged[kind] = None
+            _log.error("the handler failed on %s /v1/%s; answered 500", request.method, kind[1], exc_info=error)
+        raise _Refusal(500) from None
+
+    async def _send(self, request: web.BaseRequest, reply: Reply) -> web.StreamResponse:
+        """Stream the answer in pieces. `reply`'s buffers must not change until it is out."""
+        views = [memoryview(part).cast("B") for part in (reply.body, *reply.pieces) if len(part)]
+        if reply.status in (204, 304):
+            views = []  # HTTP forbids a body here
+        length = sum(view.nbytes for view in views)
+        response = web.StreamResponse(status=reply.status, headers=reply_headers(reply.status))
+        response.content_length = length
+        try:
+            async with asyncio.timeout(self._deadline_s(length)):
+                await response.prepare(request)
+                for view in views:
+                    for start in range(0, view.nbytes, PIECE_BYTES_MAX):
+                        await response.write(view[start : start + PIECE_BYTES_MAX])
+                await response.write_eof()
+        except TimeoutError:
+            if request.transport is not None:
+                request.transport.abort()  # asked, but takes nothing
+        except ConnectionError:
+            pass  # the caller left; aiohttp ends the connection
+        return response
+
+    def _deadline_s(self, length: int) -> float:
+        return self._limits.body_deadline_s + length / BODY_BYTES_PER_S_MIN
+
+
+def _admit(request: web.BaseRequest) -> int:
+    """Judge a request by its headers alone; returns the length of its body in bytes. Raises `_Refusal`."""
+    path = request.rel_url.raw_path
+    headers = request.headers
+    if request.method not in ("GET", "POST") or not path.startswith(routes.PREFIX):
+        raise _Refusal(404)
+    if hdrs.ORIGIN in headers or "Sec-Fetch-Site" in headers:
+        raise _Refusal(400)  # a web page in somebody's browser; browsers are no peers
+    if hdrs.TRANSFER_ENCODING in headers or (request.method == "POST" and hdrs.CONTENT_LENGTH not in headers):
+        raise _Refusal(411)
+    length = request.content_length or 0
+    if length > routes.request_bytes_max(request.method, path):
+        raise _Refusal(413)
+    if headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
+        raise _Refusal(415)
+    return length
+
+
+def _query(request: web.BaseRequest) -> str:
+    return request.rel_url.raw_query_string

@@ -1,0 +1,280 @@
+"""What must survive a crash, in one folder of one process: an identity, and the newest two checkpoints.
+
+    identity.json                    who I am, how often I started, the newest round I published to
+    checkpoint-<round>.safetensors   the two saved last
+    *.damaged                        what could not be read, kept aside for a curious owner (the newest few)
+    .p2pfusion-writing/              files being written; what lies here at the start is a crashed writer's, and removed
+    p2pfusion.lock                   held by the process that uses the folder
+
+The last two names are unmistakably ours, because somebody will say `--state ~`. Every write goes to the writing folder
+(same file system, mode 0600), is flushed to the disk, and only then renamed into its place, and the rename is flushed
+too: a reader finds the old file or the new one, whenever the power fails. A file that is not intact is set aside and
+the one before it is used; after a lost identity the node is simply a new peer (PROTOCOL.md 2).
+
+This module does not know what a model or a round means.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from blake3 import blake3
+
+from p2pfusion.errors import StoreError
+from p2pfusion.seams import Checkpoint, Identity
+from p2pfusion.store import checkpoint as checkpoints
+from p2pfusion.store.checkpoint import Damaged
+
+try:
+    import fcntl
+except ImportError:  # Windows: the folder is not locked there
+    fcntl = None  # type: ignore[assignment]
+
+_log = logging.getLogger(__name__)
+
+CHECKPOINTS_KEPT = 2
+"""The newest may turn out damaged; then the one before it is used."""
+DAMAGED_KEPT = 4
+IDENTITY_BYTES_MAX = 4096
+_IDENTITY = "identity.json"
+_LOCK = "p2pfusion.lock"
+_WRITING = ".p2pfusion-writing"
+_CHECKPOINT = re.compile(r"checkpoint-[0-9]{1,20}\.safetensors")
+
+
+class FolderStore:
+    """`seams.Store` in a folder. Opening takes the folder's lock; `close` or the end of the process gives it back."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Open the folder, making it if need be (mode 0700). Raises `StoreError`, also when another process has it."""
+        self._path = Path(path)
+        self._writing = self._path / _WRITING
+        self._lock: int | None = None
+        self._closed = False
+        try:
+            self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = _locked(self._path)
+            self._writing.mkdir(mode=0o700, exist_ok=True)
+            for leftover in sorted(self._writing.iterdir()):
+                leftover.unlink()
+        except OSError as error:
+            self.close()
+            raise _store_error("open", self._path, error) from None
+
+    def close(self) -> None:
+        """Give the lock back and refuse to write from now on; harmless when called twice."""
+        self._closed = True
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def __enter__(self) -> FolderStore:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def load_identity(self) -> Identity | None:
+        """See `seams.Store.load_identity`. A damaged one is set aside: the node becomes a new peer."""
+        path = self._path / _IDENTITY
+        try:
+            with path.open("rb") as file:
+                return _parse_identity(file.read(IDENTITY_BYTES_MAX + 1))
+        except FileNotFoundError:
+            return None
+        except Damaged as error:
+            self._set_aside(path, error)
+            return None
+        except OSError as error:
+            raise _store_error("read", path, error) from None
+
+    def save_identity(self, identity: Identity) -> None:
+        """See `seams.Store.save_identity`."""
+        text = _format_identity(identity)
+
+        def fill(temporary: Path) -> None:
+            with _private(temporary) as file:
+                file.write(text)
+
+        self._replace(_IDENTITY, fill)
+
+    def load_checkpoint(self, run_id: bytes) -> Checkpoint | None:
+        """See `seams.Store.load_checkpoint`. Damaged ones are set aside."""
+        for path in self._newest_first():
+            try:
+                if checkpoints.run_id_of(path) == run_id:
+                    return checkpoints.read(path)
+            except Damaged as error:
+                self._set_aside(path, error)
+            except OSError as error:
+                raise _store_error("read", path, error) from None
+        return None
+
+    def save_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """See `seams.Store.save_checkpoint`. Of all checkpoints, whatever their run, the two saved last are kept."""
+        before = self._newest_first()
+        sequence = 1 + (checkpoints.sequence_of(before[0]) if before else 0)
+        name = f"checkpoint-{checkpoint.round}.safetensors"
+        self._replace(name, lambda temporary: checkpoints.write(temporary, checkpoint, sequence))
+        older = [path for path in before if path.name != name]
+        for path in older[CHECKPOINTS_KEPT - 1 :]:
+            _remove(path)
+
+    def _newest_first(self) -> list[Path]:
+        """The checkpoints by the order of their saves; those without a readable header are set aside."""
+        found: list[tuple[int, Path]] = []
+        for path in _checkpoint_files(self._path):
+            try:
+                found.append((checkpoints.sequence_of(path), path))
+            except Damaged as error:
+                self._set_aside(path, error)
+            except OSError as error:
+                raise _store_error("read", path, error) from None
+        return [path for _, path in sorted(found, reverse=True)]
+
+    def _replace(self, name: str, fill: Callable[[Path], None]) -> None:
+        """Put a new file in its place in one step that a crash cannot halve."""
+        if self._closed:
+            raise StoreError(f"{self._path} is closed; open it again to write")
+        path, temporary = self._path / name, self._writing / name
+        try:
+            temporary.unlink(missing_ok=True)
+            fill(temporary)
+            os.chmod(temporary, 0o600)
+            _flush(temporary)
+            os.replace(temporary, path)
+            _flush(self._path)
+        except OSError as error:
+            _remove(temporary)
+            raise _store_error("write", path, error) from None
+
+    def _set_aside(self, path: Path, why: Damaged) -> None:
+        _log.warning("%s is damaged (%s); kept aside as %s.damaged", path, why, path.name)
+        try:
+            os.replace(path, path.with_name(f"{path.name}.damaged"))
+            aside = self._path.glob("checkpoint-*.safetensors.damaged")
+            kept = sorted(aside, key=lambda item: item.stat().st_mtime_ns, reverse=True)
+        except OSError as error:
+            raise _store_error("set aside", path, error) from None
+        for forgotten in kept[DAMAGED_KEPT:]:
+            _remove(forgotten)
+
+
+def newest_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+    """The newest intact checkpoint of a folder, whatever its run, without its lock and without changing anything.
+
+    A node may be using the folder meanwhile. Raises `StoreError` when there is none.
+    """
+    folder = Path(path)
+    found: list[tuple[int, Path]] = []
+    for candidate in _checkpoint_files(folder):
+        try:
+            found.append((checkpoints.sequence_of(candidate), candidate))
+        except (Damaged, FileNotFoundError):  # the owner may have replaced or removed it just now
+            continue
+    for _, candidate in sorted(found, reverse=True):
+        try:
+            return checkpoints.read(candidate)
+        except (Damaged, FileNotFoundError) as error:
+            _log.warning("%s cannot be used (%s); trying the one before it", candidate, error)
+        except OSError as error:
+            raise _store_error("read", candidate, error) from None
+    raise StoreError(f"no checkpoint in {folder}; name the folder of a node that has trained with --state DIR")
+
+
+def _checkpoint_files(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if _CHECKPOINT.fullmatch(path.name))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise _store_error("read", folder, error) from None
+
+
+def _parse_identity(data: bytes) -> Identity:
+    try:
+        fields = json.loads(data.decode("ascii"))
+        peer, incarnation, last = fields["peer"], fields["incarnation"], fields["last"]
+        identity = Identity(peer=bytes.fromhex(peer), incarnation=int(incarnation), last=int(last))
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise Damaged(f"{type(error).__name__}") from None
+    if data != _format_identity(identity):
+        raise Damaged("its contents do not match its hash")
+    return identity
+
+
+def _format_identity(identity: Identity) -> bytes:
+    """The one spelling; with its hash, because a flipped digit of `last` would make us publish to a round twice."""
+    fields: dict[str, Any] = {"peer": identity.peer.hex(), "incarnation": identity.incarnation, "last": identity.last}
+    fields["blake3"] = blake3(json.dumps(fields).encode()).hexdigest()
+    return json.dumps(fields).encode() + b"\n"
+
+
+def _private(path: Path) -> IO[bytes]:
+    """A new file that only we can read."""
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+
+
+def _flush(path: Path) -> None:
+    """To the disk: a file's contents, or a folder's names."""
+    if os.name == "nt" and path.is_dir():
+        return  # Windows has no such thing for a folder
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    """Remove what nobody needs; if that fails it is in nobody's way, and the next save tries again."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        _log.warning("cannot remove %s: %s", path, error.strerror)
+
+
+def _locked(folder: Path) -> int | None:
+    """Take the folder's lock, which ends with this process. Raises `StoreError` when another one holds it."""
+    if fcntl is None:
+        return None
+    descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        owner = os.read(descriptor, 20).decode("ascii", "replace").strip()
+        os.close(descriptor)
+        raise StoreError(f"{folder} is in use by another process ({owner}); choose another with --state DIR") from None
+    except OSError:
+        os.close(descriptor)
+        raise
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, f"pid {os.getpid()}\n".encode())
+    return descriptor
+
+
+_FIXES = {
+    errno.ENOSPC: "free some space, or choose another disk with --state DIR",
+    errno.EDQUOT: "free some space, or choose another disk with --state DIR",
+    errno.EACCES: "make it yours, or choose another folder with --state DIR",
+    errno.EPERM: "make it yours, or choose another folder with --state DIR",
+    errno.EROFS: "choose a folder that can be written with --state DIR",
+    errno.ENOTDIR: "it is not a folder; choose another with --state DIR",
+    errno.EEXIST: "it is not a folder; choose another with --state DIR",
+}
+
+
+def _store_error(what: str, path: Path, error: OSError) -> StoreError:
+    """One line: which file, what is wrong, what to do."""
+    fix = _FIXES.get(error.errno or 0, "check the disk, or choose another folder with --state DIR")
+    return StoreError(f"cannot {what} {path}: {error.strerror or error}; {fix}")

@@ -1,0 +1,49 @@
+"""A `Store` in memory: for simulations, and for a node that is meant to leave nothing behind.
+
+It keeps copies, so it behaves as a disk does: nothing the node does to its arrays later changes what was saved. Keep
+the object and start another node with it, and that is a restart after a crash; drop it, and it is a new device.
+This module knows neither files nor simulators.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from p2pfusion.seams import Checkpoint, Identity
+
+CHECKPOINTS_KEPT = 2
+"""Of all checkpoints, whatever their run, the two saved last; as on disk."""
+
+
+class MemoryStore:
+    """`seams.Store` holding the identity saved last and the two checkpoints saved last."""
+
+    def __init__(self) -> None:
+        self._identity: Identity | None = None
+        self._checkpoints: list[Checkpoint] = []
+
+    def load_identity(self) -> Identity | None:
+        """The identity last saved, or None when none was."""
+        return self._identity
+
+    def save_identity(self, identity: Identity) -> None:
+        """Keep it; an `Identity` is immutable."""
+        self._identity = identity
+
+    def load_checkpoint(self, run_id: bytes) -> Checkpoint | None:
+        """A copy of the checkpoint of that run saved last, or None."""
+        for kept in reversed(self._checkpoints):
+            if kept.run_id == run_id:
+                return _copy(kept)
+        return None
+
+    def save_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Keep a copy. One of the same round takes the place of the one before."""
+        others = [kept for kept in self._checkpoints if kept.round != checkpoint.round]
+        self._checkpoints = [*others, _copy(checkpoint)][-CHECKPOINTS_KEPT:]
+
+
+def _copy(checkpoint: Checkpoint) -> Checkpoint:
+    return replace(checkpoint, model={name: np.array(value) for name, value in checkpoint.model.items()})
