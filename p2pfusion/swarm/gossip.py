@@ -15,6 +15,10 @@ from p2pfusion.swarm.ledger import Ledger
 from p2pfusion.swarm.membership import Membership
 from p2pfusion.wire.messages import Contribution, ContributionId, Have, PeerId, Report, Rumour, ShardReport
 
+MANIFESTS_KNOWN_MAX = 512
+"""Manifests remembered for each peer: several rounds of everybody; a forgotten one is sent twice."""
+FAILURES_MAX = 3
+"""Requests lost in a row before a holder is thought to be gone; on a bad link every tenth is lost."""
 WANTED_MAX = 4096
 """Contributions known by id but not yet here; beyond it new ones wait for the next exchange."""
 
@@ -24,6 +28,7 @@ class Spoken:
 
     def __init__(self) -> None:
         self._versions: dict[PeerId, dict[PeerId, tuple[int, int]]] = {}
+        self._manifests: dict[PeerId, dict[ContributionId, None]] = {}
 
     def news(self, peer: PeerId | None, reports: Iterable[Report]) -> tuple[Report, ...]:
         """Those reports this peer (None: a stranger) has not heard yet; at most `REPORTS_PER_CALL_MAX`."""
@@ -40,8 +45,23 @@ class Spoken:
             if known.get(report.peer, (-1, -1)) < (report.incarnation, report.beat):
                 known[report.peer] = (report.incarnation, report.beat)
 
+    def knows(self, peer: PeerId, id_: ContributionId) -> bool:
+        """Whether this peer has the manifest, because it came from there or was sent there."""
+        return id_ in self._manifests.get(peer, {})
+
+    def told_of(self, peer: PeerId, ids: Iterable[ContributionId]) -> None:
+        """The peer has these manifests; the newest `MANIFESTS_KNOWN_MAX` are remembered."""
+        if peer not in self._manifests and len(self._manifests) >= PEERS_MAX:
+            del self._manifests[min(self._manifests)]
+        known = self._manifests.setdefault(peer, {})
+        known.update(dict.fromkeys(ids))
+        while len(known) > MANIFESTS_KNOWN_MAX:
+            del known[next(iter(known))]
+
     def forget(self, peer: PeerId) -> None:
+        """The peer is gone, and should it return it may have forgotten everything."""
         self._versions.pop(peer, None)
+        self._manifests.pop(peer, None)
 
 
 def haves(ledger: Ledger, theirs: ShardReport | None, extra: Collection[ContributionId] = ()) -> tuple[Have, ...]:
@@ -70,6 +90,7 @@ class Wanted:
 
     def __init__(self) -> None:
         self._holders: dict[ContributionId, dict[PeerId, bytes]] = {}
+        self._failures: dict[tuple[ContributionId, PeerId], int] = {}
 
     def __contains__(self, id_: ContributionId) -> bool:
         """Whether anybody is known to hold it."""
@@ -80,16 +101,21 @@ class Wanted:
         if id_ in self._holders or len(self._holders) < WANTED_MAX:
             self._holders.setdefault(id_, {})[peer] = bitmap if bitmap is not None else b"\xff" * 8192
 
-    def failed(self, id_: ContributionId, peer: PeerId) -> None:
-        """`peer` did not deliver: ask somebody else until it offers again."""
-        self._holders.get(id_, {}).pop(peer, None)
+    def failed(self, id_: ContributionId, peer: PeerId, *, is_final: bool) -> None:
+        """`peer` did not deliver. It is asked no more, until it offers again, after `FAILURES_MAX` or a final no."""
+        count = self._failures[id_, peer] = self._failures.get((id_, peer), 0) + 1
+        if is_final or count >= FAILURES_MAX:
+            self._failures.pop((id_, peer))
+            self._holders.get(id_, {}).pop(peer, None)
 
     def done(self, id_: ContributionId) -> None:
-        self._holders.pop(id_, None)
+        """It is here, or not wanted any more."""
+        for peer in self._holders.pop(id_, {}):
+            self._failures.pop((id_, peer), None)
 
     def keep_only(self, is_wanted: Collection[ContributionId]) -> None:
         for id_ in [i for i in self._holders if i not in is_wanted]:
-            del self._holders[id_]
+            self.done(id_)
 
     def unknown(self, ledger: Ledger) -> list[tuple[ContributionId, list[PeerId]]]:
         """Ids without a manifest here, each with its holders, sorted."""

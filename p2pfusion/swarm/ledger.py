@@ -250,6 +250,13 @@ class Ledger:
         theirs = member.digests.get(round_, EMPTY_DIGEST)
         return member.tip_chain == self.tip.chain and member.floor > round_ and theirs == mine
 
+    def agreed(self, tip_round: int, tip_chain: bytes) -> tuple[Entry, ...] | None:
+        """What to seal next when my own open sets up to `tip_round` give just that chain: nobody need be asked."""
+        chain = self.tip.chain
+        for round_ in range(self.tip.round + 1, min(tip_round, self.tip.round + OPEN_ROUNDS_MAX) + 1):
+            chain = next_chain(chain, sorted(entry.id for entry in self.counted(round_)))
+        return self.counted(self.tip.round + 1) if chain == tip_chain != self.tip.chain else None
+
     def next_link(self, entries: Iterable[Entry]) -> Link:
         """The link that sealing the next round with `entries` would append."""
         ids = tuple(sorted(entry.id for entry in entries))

@@ -1,0 +1,114 @@
+"""What an algorithm is, all that a round may do, and what is reported of it.
+
+An algorithm is one coroutine over `RoundContext`. The node makes the context; it knows no algorithm. Everything a round
+can decide comes from `round, seat, rng`; everything it can cause goes through `extract`, `compute` and `contribute`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from p2pfusion.core.blueprint import Blueprint
+from p2pfusion.core.schemes import Seat
+from p2pfusion.core.submodel import SubModel
+
+T = TypeVar("T")
+Vector = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundReport:
+    """One finished round, as its node saw it. Dashboards, logs and CSV read only this.
+
+    `share` is the share of parameters trained, `loss` the mean local training loss, `heard`/`missing` how many expected
+    contributions (mine included) were complete or not when the round was left, `late` those that came to sealed rounds
+    since the last report. `head` identifies sealed model plus open rounds; `accuracy` is the last one measured.
+    """
+
+    round: int
+    sub_model: SubModel
+    share: float
+    loss: float
+    heard: int
+    missing: int
+    late: int
+    coverage: float
+    patience_s: float
+    bytes_sent: int
+    bytes_received: int
+    head: str
+    tip_round: int
+    model_hash: str
+    peers: int
+    accuracy: float | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What the algorithm handed over in this round."""
+
+    sub_model: SubModel
+    loss: float
+    samples: int
+
+
+class RoundContext(Protocol):
+    """All a round may do."""
+
+    @property
+    def round(self) -> int:
+        """Index this round is planned for; it may be published to a newer one when the swarm moved on meanwhile."""
+        ...
+
+    @property
+    def seat(self) -> Seat:
+        """My place among those who train."""
+        ...
+
+    @property
+    def rng(self) -> random.Random:
+        """Randomness of this node."""
+        ...
+
+    async def extract(self, sub_model: SubModel) -> Vector:
+        """The slice of the head to train from: flat float32 in the sub-model's order."""
+        ...
+
+    async def compute(self, work: Callable[[], T], cost_s: float) -> T:
+        """Run `work` in the executor; `cost_s` is its virtual time in a simulation."""
+        ...
+
+    async def contribute(self, sub_model: SubModel, delta: Vector, samples: int, loss: float) -> None:
+        """Publish what changed; at most once in a round."""
+        ...
+
+    def should_stop(self) -> bool:
+        """Safe to ask from the executor: the node is leaving, give up early."""
+        ...
+
+
+class Algorithm(Protocol):
+    """One way to spend a round."""
+
+    @property
+    def blueprint(self) -> Blueprint: ...
+
+    @property
+    def genesis(self) -> Vector:
+        """The model everybody starts from."""
+        ...
+
+    async def round(self, ctx: RoundContext) -> None:
+        """Do one round: plan, extract, compute, contribute. Raises `TrainingError`."""
+        ...
+
+    def evaluate(self, model: Vector) -> float | None:
+        """Accuracy of the full model on validation data (executor), or None without such data."""
+        ...

@@ -1,0 +1,87 @@
+"""Calling peers: which address of whom, under which deadline, counted. It decides nothing about what is said."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from p2pfusion.config import PEERS_MAX
+from p2pfusion.errors import RemoteError, Unreachable
+from p2pfusion.node.state import State
+from p2pfusion.seams import Reply, Request
+from p2pfusion.wire.messages import PeerId
+
+STRANGERS_MAX = 256
+"""Addresses not yet known to belong to a member; more are ignored until some answer or fail."""
+RETRY_S = 1.0
+RETRY_MAX_S = 60.0
+STRANGER_TRIES_MAX = 8
+"""Calls to an address nobody answers at before it is forgotten; discovery brings it back when it returns."""
+
+
+class Calls:
+    """Sends requests to members by id, remembering which of their addresses worked."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._good: dict[PeerId, str] = {}
+
+    async def to_address(
+        self, address: str, request: Request, deadline_s: float, into: memoryview | None = None
+    ) -> Reply:
+        """One counted call. Raises `RemoteError`."""
+        state = self._state
+        state.bytes_sent += memoryview(request.body).nbytes
+        reply = await state.doors.transport.call(address, request, deadline_s=deadline_s, into=into)
+        state.bytes_received += memoryview(reply.body).nbytes
+        return reply
+
+    async def to_peer(self, peer: PeerId, request: Request, deadline_s: float, into: memoryview | None = None) -> Reply:
+        """Call a member at the address that worked last, else at each it announced. Raises `RemoteError`."""
+        report = self._state.membership.report_of(peer)
+        addresses = list(report.addresses) if report else []
+        good = self._good.get(peer)
+        if good in addresses:
+            addresses.remove(good)
+            addresses.insert(0, good)
+        failure: RemoteError = Unreachable(f"peer {peer.hex()[:8]} has no address")
+        for address in addresses:
+            try:
+                reply = await self.to_address(address, request, deadline_s, into)
+            except RemoteError as error:
+                failure = error
+                continue
+            if len(self._good) < PEERS_MAX:
+                self._good[peer] = address
+            return reply
+        raise failure
+
+
+class Strangers:
+    """Addresses from discovery or the user whose owners are not known yet: tried with growing pauses, boundedly."""
+
+    def __init__(self, keep: Sequence[str]) -> None:
+        self._keep = frozenset(keep)
+        self._due_s: dict[str, float] = dict.fromkeys(sorted(self._keep), 0.0)
+        self._tries: dict[str, int] = {}
+
+    def add(self, addresses: Sequence[str]) -> None:
+        """Somebody seems to be there: try at once."""
+        for address in addresses:
+            if address in self._due_s or len(self._due_s) < STRANGERS_MAX:
+                self._due_s[address] = 0.0
+                self._tries[address] = 0
+
+    def due(self, now_s: float) -> list[str]:
+        return [address for address, due_s in sorted(self._due_s.items()) if due_s <= now_s]
+
+    def called(self, address: str, now_s: float) -> None:
+        """About to be tried; again only after a pause that doubles. The user's own addresses are never given up."""
+        tries = self._tries[address] = self._tries.get(address, 0) + 1
+        self._due_s[address] = now_s + min(RETRY_S * 2 ** min(tries - 1, 10), RETRY_MAX_S)
+        if tries >= STRANGER_TRIES_MAX and address not in self._keep:
+            self.forget(address)
+
+    def forget(self, address: str) -> None:
+        """Its owner is a member now, or myself."""
+        self._due_s.pop(address, None)
+        self._tries.pop(address, None)

@@ -1,0 +1,356 @@
+"""The one task that moves the tip: seal what is ripe, follow a longer chain, switch to a heavier one, take a snapshot.
+
+Nothing else changes links or the sealed model, so everything here is one step after another. `swarm.ledger` decides
+what may be sealed; the fold runs in the executor; the ledger is changed when the new model is there.
+
+There are no grafts yet: what a switch leaves behind is named in a warning, and each author's own lost work returns as
+its residual.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from itertools import pairwise
+
+import numpy as np
+from blake3 import blake3
+
+from p2pfusion.algorithms.base import Vector
+from p2pfusion.config import LINKS_PER_REPLY_MAX, PEERS_MAX, SEGMENT_BYTES_MAX
+from p2pfusion.core.fold import Weighted, fold
+from p2pfusion.errors import RemoteError, StoreError, WireError
+from p2pfusion.node import snapshots
+from p2pfusion.node.authoring import Authoring, weighted
+from p2pfusion.node.calls import Calls
+from p2pfusion.node.snapshots import Kept, Snapshots
+from p2pfusion.node.state import State
+from p2pfusion.seams import Checkpoint, Request
+from p2pfusion.swarm.ledger import Entry, in_fold_order
+from p2pfusion.wire.codec import decode_links, decode_snapshot, next_chain
+from p2pfusion.wire.messages import Link, PeerId, ShardReport, Snapshot
+
+FORK_SEARCH_ROUNDS = 200
+"""How far back a fork is looked for: one reply of links then reaches from there to beyond my tip."""
+GATHER_S = 30.0
+"""Longest wait for everything one link counts: the largest segment at the slowest rate, and then some."""
+SHUN_S = 1.0
+"""How long a member is not asked again for a chain that led nowhere."""
+
+
+class Chain:
+    """Owner of the tip."""
+
+    def __init__(self, state: State, calls: Calls, kept: Snapshots, authoring: Authoring) -> None:
+        self._state = state
+        self._calls = calls
+        self._kept = kept
+        self._authoring = authoring
+        self._shunned_until_s: dict[tuple[PeerId, bytes], float] = {}
+        self.last_seal_s = 0.0
+
+    async def run(self) -> None:
+        while True:
+            await self._state.bells["chain"].wait(self._state.config.gossip.gossip_interval_s)
+            while await self._step():
+                pass
+
+    async def _step(self) -> bool:
+        """One move of the tip; False when there is nothing to do."""
+        if (better := self.better()) is not None:
+            return await self._pursue(*better)
+        state = self._state
+        entries = state.ledger.ripe(state.now_s(), state.lines())
+        if entries is None:
+            return False
+        await self._append(state.ledger.next_link(entries), entries)
+        return True
+
+    # -- whose chain ------------------------------------------------------------------------------------------------
+
+    def better(self) -> tuple[PeerId, ShardReport] | None:
+        """The heaviest advertised tip that is not on my chain and is ahead of mine or beats it, and who holds it."""
+        state, now_s = self._state, self._state.now_s()
+        self._shunned_until_s = {key: t for key, t in self._shunned_until_s.items() if t > now_s}
+        found = [
+            (shard.tip_weight, shard.tip_chain, report.peer, shard)
+            for report, _ in state.membership.reports()
+            for shard in report.shards[:1]
+            if (report.peer, shard.tip_chain) not in self._shunned_until_s and self._is_better(shard)
+        ]
+        if not found:
+            return None
+        heaviest = max(item[:2] for item in found)
+        holders = [(peer, shard) for weight, chain, peer, shard in found if (weight, chain) == heaviest]
+        return state.doors.rng.choice(holders)
+
+    def _is_better(self, shard: ShardReport) -> bool:
+        ledger = self._state.ledger
+        if ledger.has_chain(shard.tip_round, shard.tip_chain):
+            return False
+        return shard.tip_round > ledger.tip.round or _beats(shard, ledger.tip)
+
+    async def _pursue(self, peer: PeerId, shard: ShardReport) -> bool:
+        """Follow, switch or start from a snapshot; a member that led nowhere is left alone for a while."""
+        ledger = self._state.ledger
+        if (entries := ledger.agreed(shard.tip_round, shard.tip_chain)) is not None:
+            await self._append(ledger.next_link(entries), entries)
+            return True
+        with suppress(RemoteError):
+            if await self._advance(peer, shard):
+                return True
+        if len(self._shunned_until_s) < PEERS_MAX:
+            self._shunned_until_s[peer, shard.tip_chain] = self._state.now_s() + SHUN_S
+        return False
+
+    async def _advance(self, peer: PeerId, shard: ShardReport) -> bool:
+        ledger, every = self._state.ledger, self._state.config.run.snapshot_every_rounds
+        if shard.tip_round - ledger.tip.round > 2 * every:
+            return await self._take_snapshot(peer, shard)
+        links = await self._links(peer, ledger.tip.round)
+        if links and next_chain(ledger.tip.chain, links[0].ids) == links[0].chain:
+            try:
+                return await self._follow(peer, links)
+            except WireError:  # its contributions are gone already: a snapshot stands for them
+                return await self._take_snapshot(peer, shard)
+        links = await self._links(peer, max(0, min(ledger.tip.round, shard.tip_round) - FORK_SEARCH_ROUNDS))
+        fork = ledger.fork_round(links)
+        if fork is not None and fork >= self._kept.oldest_round:
+            return await self._switch(peer, fork, [link for link in links if link.round > fork])
+        if links and (links[-1].weight, links[-1].chain) > (ledger.tip.weight, ledger.tip.chain):
+            return await self._take_snapshot(peer, shard)
+        return False
+
+    async def _links(self, peer: PeerId, after: int) -> tuple[Link, ...]:
+        """A member's links after a round; consecutive and each the hash of the one before, or `WireError`."""
+        deadline_s = self._state.config.gossip.call_deadline_s
+        reply = await self._calls.to_peer(peer, Request("GET", "/v1/links", query=f"from={after}"), deadline_s)
+        if reply.status != 200:
+            raise WireError(f"links: status {reply.status}")
+        links = decode_links(reply.body)
+        for before, link in pairwise(links):
+            if link.round != before.round + 1 or link.chain != next_chain(before.chain, link.ids):
+                raise WireError("links that are no chain")
+        return links
+
+    # -- follow and switch ------------------------------------------------------------------------------------------
+
+    async def _follow(self, peer: PeerId, links: Sequence[Link]) -> bool:
+        """Their chain extends mine: take its links one by one, over whatever I held open."""
+        for link in links:
+            entries = await self._gather(peer, link)
+            if self._state.ledger.next_link(entries) != link:
+                raise WireError(f"round {link.round}: a link that its contributions do not give")
+            await self._append(link, entries)
+        return True
+
+    async def _switch(self, peer: PeerId, fork: int, links: Sequence[Link]) -> bool:
+        """Two chains that fork: adopt theirs when it still beats mine once everything of it is here."""
+        state, ledger = self._state, self._state.ledger
+        if not links or (links[-1].weight, links[-1].chain) <= (ledger.tip.weight, ledger.tip.chain):
+            return False
+        rounds = [await self._gather(peer, link) for link in links]
+        base = self._kept.at_or_before(fork)
+        if base is None or (links[-1].weight, links[-1].chain) <= (ledger.tip.weight, ledger.tip.chain):
+            return False
+        mine = [ledger.sealed_entries(r) for r in range(base.manifest.round + 1, fork + 1)]
+        known = [entries for entries in mine if entries is not None]
+        if len(known) < len(mine):
+            raise WireError("a fork older than what is kept")
+        model, snapshots_new = await self._refold(base, [*known, *rounds], links)
+        left = ledger.switch(fork, links)
+        state.replica.sealed = model
+        state.model_hash = snapshots.hash_of(model)
+        self._kept.drop_above(fork)
+        for snapshot in snapshots_new:
+            self._kept.keep(snapshot)
+        state.warn(
+            "switched",
+            f"two chains met after round {fork}: mine lost, {len(left)} contributions it had sealed are not in the "
+            "winner's; their authors send them again",
+        )
+        self._moved()
+        return True
+
+    async def _refold(
+        self, base: Kept, rounds: Sequence[Sequence[Entry]], links: Sequence[Link]
+    ) -> tuple[Vector, list[Kept]]:
+        """The model from a snapshot on, and the snapshots passed on the way."""
+        state, every = self._state, self._state.config.run.snapshot_every_rounds
+        by_round = {link.round: link for link in links}
+
+        def work() -> tuple[Vector, list[Kept]]:
+            model, passed = base.model, []
+            for round_, entries in enumerate(rounds, base.manifest.round + 1):
+                model = fold(state.blueprint, state.blueprint.whole(), model, _decoded(state, entries))
+                if round_ % every == 0 and round_ in by_round:
+                    passed.append(snapshots.take(state.run_id, by_round[round_], model))
+            return model, passed
+
+        return await state.doors.compute.run(work, lane="fold")
+
+    async def _gather(self, peer: PeerId, link: Link) -> tuple[Entry, ...]:
+        """Everything a link counts, complete, in fold order. Raises `RemoteError` when it does not come in time."""
+        state = self._state
+        entries = state.ledger.entries
+        for id_ in link.ids:
+            if id_ not in entries or not entries[id_].is_complete:
+                state.needed[id_] = None
+                state.wanted.offer(id_, peer, None)
+        state.bells["fetch"].ring()
+        try:
+            async with asyncio.timeout(GATHER_S):
+                while not all(id_ in entries and entries[id_].is_complete for id_ in link.ids):
+                    await state.bells["chain"].wait(state.config.gossip.gossip_interval_s)
+                    for id_ in link.ids:
+                        if id_ not in state.wanted and not (id_ in entries and entries[id_].is_complete):
+                            raise WireError(f"round {link.round}: nobody has {id_.hex()[:8]}")
+        except TimeoutError:
+            raise WireError(f"round {link.round}: its contributions did not come") from None
+        finally:
+            for id_ in link.ids:
+                state.needed.pop(id_, None)
+        return in_fold_order(entries[id_] for id_ in link.ids)
+
+    # -- sealing ----------------------------------------------------------------------------------------------------
+
+    async def _append(self, link: Link, entries: Sequence[Entry]) -> None:
+        """Fold a round into the sealed model, then make it a link."""
+        state, sealed = self._state, self._state.replica.sealed
+        every = state.config.run.snapshot_every_rounds
+
+        def work() -> tuple[Vector, bytes, Kept | None]:
+            model = fold(state.blueprint, state.blueprint.whole(), sealed, _decoded(state, entries))
+            taken = snapshots.take(state.run_id, link, model) if link.round % every == 0 else None
+            return model, snapshots.hash_of(model), taken
+
+        model, model_hash, snapshot = await state.doors.compute.run(work, lane="fold")
+        state.ledger.seal(link)
+        state.replica.sealed = model
+        state.model_hash = model_hash
+        if snapshot is not None:
+            self._kept.keep(snapshot)
+            state.ledger.forget_payloads(self._kept.oldest_round)
+        self._moved()
+        if snapshot is not None:
+            await self.save(snapshot)
+
+    def _moved(self) -> None:
+        """The tip moved: balance the residual, tell everybody."""
+        self._authoring.balance()
+        self.last_seal_s = self._state.now_s()
+        self._state.stir()
+
+    async def save(self, snapshot: Kept) -> None:
+        """Write a checkpoint; a disk that fails costs a warning, never the run."""
+        state, manifest = self._state, snapshot.manifest
+        checkpoint = Checkpoint(
+            run_id=manifest.run_id,
+            round=manifest.round,
+            chain=manifest.chain,
+            weight=manifest.weight,
+            links=b"",
+            model=named(state, snapshot.model),
+        )
+        try:
+            await state.doors.compute.run(lambda: state.doors.store.save_checkpoint(checkpoint), lane="fold")
+        except StoreError as error:
+            state.warn("store", f"{error}; training goes on in memory")
+
+    # -- snapshots of others ----------------------------------------------------------------------------------------
+
+    async def _take_snapshot(self, peer: PeerId, shard: ShardReport) -> bool:
+        """Too far behind, or nothing in common: start from a sealed model of theirs, pulled from all who hold it."""
+        state, every = self._state, self._state.config.run.snapshot_every_rounds
+        links = await self._links(peer, max(0, shard.tip_round - LINKS_PER_REPLY_MAX))
+        for link in reversed(links):
+            if link.round % every == 0 or link is links[-1]:
+                manifest = await self._snapshot_manifest(peer, link)
+                if manifest is not None:
+                    break
+        else:
+            return False
+        model = await self._snapshot_model(peer, manifest)
+        ledger = state.ledger
+        if (link.weight, link.chain) <= (ledger.tip.weight, ledger.tip.chain):
+            return False
+        lost = ledger.tip.round if not ledger.has_chain(links[0].round, links[0].chain) else 0
+        taken = await state.doors.compute.run(lambda: snapshots.take(state.run_id, link, model), lane="fold")
+        ledger.install([known for known in links if known.round <= link.round])
+        state.replica.sealed = model
+        state.model_hash = snapshots.hash_of(model)
+        self._kept.drop_above(-1)
+        self._kept.keep(taken)
+        if lost:
+            state.warn(
+                "switched", f"started anew from round {link.round} of a heavier chain; {lost} rounds of mine lost"
+            )
+        self._moved()
+        return True
+
+    async def _snapshot_manifest(self, peer: PeerId, link: Link) -> Snapshot | None:
+        deadline_s = self._state.config.gossip.call_deadline_s
+        reply = await self._calls.to_peer(peer, Request("GET", f"/v1/snapshots/{link.chain.hex()}"), deadline_s)
+        if reply.status != 200:
+            return None
+        manifest = decode_snapshot(reply.body)
+        sizes = _segment_sizes(self._state.blueprint.size * 4)
+        stands = (manifest.run_id, manifest.round, manifest.chain, manifest.weight)
+        if stands != (self._state.run_id, link.round, link.chain, link.weight):
+            raise WireError("a snapshot that stands elsewhere than its link")
+        if tuple(segment.size for segment in manifest.segments) != sizes:
+            raise WireError("a snapshot of another size")
+        return manifest
+
+    async def _snapshot_model(self, peer: PeerId, manifest: Snapshot) -> Vector:
+        """All segments by hash, from every member in turn, several at once."""
+        state, data = self._state, bytearray(self._state.blueprint.size * 4)
+        holders = [peer, *(report.peer for report, _ in state.membership.reports() if report.peer != peer)]
+        room = asyncio.Semaphore(state.config.gossip.fetches_in_flight_max)
+
+        async def one(index: int) -> None:
+            piece = memoryview(data)[index * SEGMENT_BYTES_MAX :][: manifest.segments[index].size]
+            async with room:
+                for turn in range(len(holders)):
+                    if await self._snapshot_piece(holders[(index + turn) % len(holders)], manifest, index, piece):
+                        return
+            raise WireError(f"snapshot segment {index} is nowhere to be had")
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for index in range(len(manifest.segments)):
+                    group.create_task(one(index))
+        except ExceptionGroup as errors:
+            raise WireError(str(errors.exceptions[0])) from None
+        model = np.frombuffer(data, dtype="<f4").astype(np.float32, copy=False)
+        if not bool(np.isfinite(model).all()):
+            raise WireError("a snapshot with numbers that are not finite")
+        return model
+
+    async def _snapshot_piece(self, holder: PeerId, manifest: Snapshot, index: int, piece: memoryview) -> bool:
+        request = Request("GET", f"/v1/snapshots/{manifest.chain.hex()}/{index}")
+        try:
+            reply = await self._calls.to_peer(holder, request, self._state.config.gossip.deadline_s(len(piece)), piece)
+        except RemoteError:
+            return False
+        return reply.status == 200 and blake3(piece).digest() == manifest.segments[index].hash
+
+
+def named(state: State, model: Vector) -> dict[str, object]:
+    """The flat model as arrays by parameter name, in their own shapes."""
+    blueprint = state.blueprint
+    return {p.name: model[blueprint.parameter_slices[p.name]].reshape(blueprint.shape(p)) for p in blueprint.parameters}
+
+
+def _decoded(state: State, entries: Sequence[Entry]) -> list[Weighted]:
+    return [weighted(state.blueprint, entry) for entry in entries]
+
+
+def _beats(shard: ShardReport, tip: Link) -> bool:
+    return (shard.tip_weight, shard.tip_chain) > (tip.weight, tip.chain)
+
+
+def _segment_sizes(total: int) -> tuple[int, ...]:
+    whole, rest = divmod(total, SEGMENT_BYTES_MAX)
+    return (SEGMENT_BYTES_MAX,) * whole + ((rest,) if rest else ())

@@ -1,0 +1,276 @@
+"""The round loop: wait for the others, train, publish, wait until the round is ready, again; then the end of the run.
+
+A task of the node. The algorithm does the round through `Context`; `swarm.cadence` says when it is ready.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import Literal, TypeVar
+
+import numpy as np
+from blake3 import blake3
+
+from p2pfusion.algorithms.base import Published, RoundReport, Vector
+from p2pfusion.config import OPEN_ROUNDS_MAX
+from p2pfusion.core.schemes import Seat
+from p2pfusion.core.submodel import SubModel, scatter
+from p2pfusion.errors import LocalError, TooFewPeers
+from p2pfusion.node.authoring import Authoring, Base
+from p2pfusion.node.chain import Chain
+from p2pfusion.node.state import State
+from p2pfusion.swarm.membership import View
+from p2pfusion.wire.messages import FLOOR_NEVER
+
+T = TypeVar("T")
+LOOK_AGAIN_S = 0.2
+"""Least often the loop looks whether its time is up when nothing rings."""
+OUTRUN_ROUNDS = 2
+"""A node this far behind the newest round waits for nobody: its round was left by the others."""
+
+Ended = Literal["ok", "interrupted", "timeout"]
+
+
+class Context:
+    """One round's `RoundContext`."""
+
+    def __init__(self, state: State, authoring: Authoring, seat: Seat, should_stop: Callable[[], bool]) -> None:
+        self._state = state
+        self._authoring = authoring
+        self._base = Base(0, b"")
+        self.seat = seat
+        self.should_stop = should_stop
+        self.published: Published | None = None
+        self.published_round: int | None = None
+
+    @property
+    def round(self) -> int:
+        return self.seat.round
+
+    @property
+    def rng(self) -> random.Random:
+        return self._state.doors.rng
+
+    async def extract(self, sub_model: SubModel) -> Vector:
+        values, self._base = await self._authoring.head(sub_model)
+        return values
+
+    async def compute(self, work: Callable[[], T], cost_s: float) -> T:
+        return await self._state.doors.compute.run(work, cost_s=cost_s, lane="train")
+
+    async def contribute(self, sub_model: SubModel, delta: Vector, samples: int, loss: float) -> None:
+        if self.published is not None:
+            raise LocalError("a round contributes at most once")
+        self.published = Published(sub_model, loss, samples)
+        if self.should_stop():
+            return
+        entry = await self._authoring.publish(sub_model, delta, samples, self._base)
+        self.published_round = entry.manifest.round if entry is not None else None
+
+
+class Rounds:
+    """From the first peer to the last sealed round."""
+
+    def __init__(
+        self, state: State, authoring: Authoring, chain: Chain, announce: Callable[[bytes], None], rate: float
+    ) -> None:
+        """`announce` passes a fresh contribution's id on to the gossip; `rate` is my share of each sliced axis."""
+        self._state = state
+        self._authoring = authoring
+        self._chain = chain
+        self._announce = announce
+        self._rate = rate
+        self._is_stopping = False
+        self._started_s = 0.0
+        self._reported = {"sent": 0, "received": 0, "late": 0}
+        self._evaluated_round = -1
+
+    def stop(self) -> None:
+        """Give up local training as soon as it asks."""
+        self._is_stopping = True
+
+    @property
+    def seconds(self) -> float:
+        return self._state.now_s() - self._started_s
+
+    async def run(self) -> Ended:
+        """The whole life of a training node. Raises `TooFewPeers`, `TrainingError`."""
+        self._started_s = self._state.now_s()
+        try:
+            async with asyncio.timeout(self._state.config.timeout_s):
+                await self._gather()
+                while self._state.ledger.floor != FLOOR_NEVER and not self._is_stopping:
+                    if self._state.ledger.floor > self._state.ledger.tip.round + OPEN_ROUNDS_MAX:
+                        await self._state.bells["round"].wait(LOOK_AGAIN_S)  # no room: the tip must follow first
+                    else:
+                        await self._round()
+                if self._is_stopping:
+                    return "interrupted"
+                await self._drain()
+        except TimeoutError:
+            return "timeout"
+        return "ok"
+
+    # -- start ------------------------------------------------------------------------------------------------------
+
+    async def _gather(self) -> None:
+        """Wait for `min_peers` and a quiet moment, or for the state of those who train already (PROTOCOL.md 9)."""
+        state, config = self._state, self._state.config
+        begin_s = state.newcomer_s = state.now_s()
+        while True:
+            now_s = state.now_s()
+            view = state.membership.view(now_s)
+            if len(view.peers) + 1 >= config.min_peers:
+                is_under_way = any(peer.role in ("trains", "draining") for peer in view.peers)
+                if self._is_synced() if is_under_way else now_s - state.newcomer_s >= config.gossip.quiet_s:
+                    break
+            elif config.wait_s is not None and now_s - begin_s >= config.wait_s:
+                raise TooFewPeers(
+                    f"met {len(view.peers) + 1} of {config.min_peers} peers (yourself counted) in {config.wait_s:g} s: "
+                    "start the others, or name one with --peer HOST:PORT if multicast is blocked"
+                )
+            await state.bells["round"].wait(LOOK_AGAIN_S)
+        state.role = "trains"
+        state.stir()
+
+    def _is_synced(self) -> bool:
+        """I stand where the training members stand: no better tip is left to follow, their newest round is known."""
+        state = self._state
+        newest = [s.newest for r, _ in state.membership.reports() if r.role != "syncing" for s in r.shards[:1]]
+        return self._chain.better() is None and state.ledger.newest >= max(newest, default=0)
+
+    # -- one round --------------------------------------------------------------------------------------------------
+
+    async def _round(self) -> None:
+        state = self._state
+        begin_s = state.now_s()
+        view = state.membership.view(begin_s)
+        context = Context(state, self._authoring, self._seat(view), lambda: self._is_stopping)
+        await state.algorithm.round(context)
+        if context.published is None or context.published_round is None:
+            return
+        round_, trained_s = context.published_round, state.now_s()
+        expected = state.membership.view(trained_s).trainers()
+        others = [peer for peer in expected if peer != state.me]
+        state.cadence.published(round_, others, state.arrived(round_), trained_s)
+        self._announce_mine(round_)
+        await self._until_ready(round_, begin_s)
+        self._report(context.published, round_, {"train": trained_s - begin_s, "wait": state.now_s() - trained_s})
+        await self._evaluate_sometimes()
+
+    def _seat(self, view: View) -> Seat:
+        """My place among those who train. Others' rates are not gossiped: mine stands for all (it only shapes gaps)."""
+        trainers = view.trainers()
+        rates = (self._rate,) * len(trainers)
+        return Seat(rank=trainers.index(view.me), peers=len(trainers), round=self._state.ledger.floor, rates=rates)
+
+    def _announce_mine(self, round_: int) -> None:
+        for entry in self._state.ledger.counted(round_):
+            if entry.manifest.peer == self._state.me:
+                self._announce(entry.id)
+        self._state.stir()
+
+    async def _until_ready(self, round_: int, begin_s: float) -> None:
+        state = self._state
+        while True:
+            now_s = state.now_s()
+            expected = state.membership.view(now_s).trainers()
+            pace_s = begin_s + state.config.cadence.round_min_s
+            is_ready = state.cadence.is_ready(round_, state.arrived(round_), expected, now_s)
+            is_ready = is_ready or state.ledger.newest >= round_ + OUTRUN_ROUNDS
+            if is_ready and now_s >= pace_s:
+                return
+            due_s = pace_s if is_ready else state.cadence.ready_at_s(round_)
+            await state.bells["round"].wait(min(max(due_s - now_s, 0.0), LOOK_AGAIN_S) or 0.001)
+
+    def _report(self, published: Published, round_: int, seconds: dict[str, float]) -> None:
+        state, before = self._state, self._reported
+        expected = state.membership.view(state.now_s()).trainers()
+        arrived = state.arrived(round_)
+        heard = sum(peer in arrived for peer in expected)
+        self._reported = {"sent": state.bytes_sent, "received": state.bytes_received, "late": state.late}
+        state.events.add(
+            RoundReport(
+                round=round_,
+                sub_model=published.sub_model,
+                share=published.sub_model.share(state.blueprint),
+                loss=published.loss,
+                heard=heard,
+                missing=len(expected) - heard,
+                late=state.late - before["late"],
+                coverage=self._coverage(round_),
+                patience_s=state.cadence.patience_s,
+                bytes_sent=state.bytes_sent - before["sent"],
+                bytes_received=state.bytes_received - before["received"],
+                head=self._head(),
+                tip_round=state.ledger.tip.round,
+                model_hash=state.model_hash.hex(),
+                peers=len(state.membership.view(state.now_s()).peers) + 1,
+                accuracy=state.accuracy,
+                seconds=seconds,
+            )
+        )
+
+    def _head(self) -> str:
+        """Names the head without computing it: equal chain and equal open sets give equal bits."""
+        ledger = self._state.ledger
+        parts = [ledger.tip.chain, *(entry.id for entries in ledger.open_rounds() for entry in entries)]
+        return blake3(b"".join(parts)).hexdigest()
+
+    def _coverage(self, round_: int) -> float:
+        """Share of parameters that at least one contribution to the round touched."""
+        state, ledger = self._state, self._state.ledger
+        entries = ledger.counted(round_) if round_ > ledger.tip.round else ledger.sealed_entries(round_) or ()
+        return coverage(state, [entry.manifest.sub_model for entry in entries])
+
+    # -- accuracy ---------------------------------------------------------------------------------------------------
+
+    async def _evaluate_sometimes(self) -> None:
+        """Measure the sealed model now and then; the first to reach the wanted accuracy ends the run for all."""
+        state, config = self._state, self._state.config
+        tip = state.ledger.tip.round
+        step = 1 if config.until_accuracy is not None else config.evaluate_every_rounds
+        if tip < self._evaluated_round + step:
+            return
+        await self.evaluate()
+        wanted = config.until_accuracy
+        if wanted is not None and state.accuracy is not None and state.accuracy >= wanted:
+            state.learn_stop(state.ledger.newest + 2)
+
+    async def evaluate(self) -> None:
+        """Measure the sealed model, unless it was measured already."""
+        state = self._state
+        tip, sealed = state.ledger.tip.round, state.replica.sealed
+        if tip != self._evaluated_round:
+            state.accuracy = await state.doors.compute.run(lambda: state.algorithm.evaluate(sealed), lane="train")
+            self._evaluated_round = tip
+
+    # -- end --------------------------------------------------------------------------------------------------------
+
+    async def _drain(self) -> None:
+        """Serve and gossip until everything is sealed and all agree, or nobody has come round for long enough."""
+        state = self._state
+        state.role = "draining"
+        state.stir()
+        while not self._may_leave():
+            await state.bells["round"].wait(LOOK_AGAIN_S)
+
+    def _may_leave(self) -> bool:
+        state, tip = self._state, self._state.ledger.tip
+        if state.stop_round is None or tip.round < state.stop_round:
+            return False
+        shards = [s for r, _ in state.membership.reports() for s in r.shards[:1] if not r.owes_graft]
+        if all(shard.tip_chain == tip.chain for shard in shards):
+            return True
+        waited_s = state.now_s() - self._chain.last_seal_s
+        return waited_s >= max(state.cadence.patience_s, state.config.gossip.dead_s)
+
+
+def coverage(state: State, sub_models: list[SubModel]) -> float:
+    """Share of the model's elements in at least one of these sub-models."""
+    touched = np.zeros(state.blueprint.size, np.float32)
+    for sub_model in sub_models:
+        scatter(state.blueprint, touched, sub_model, 1.0)
+    return float(touched.mean())

@@ -1,0 +1,82 @@
+"""Sealed models at round numbers: everybody keeps the same two, so a late joiner pulls one from all holders at once.
+
+A sealed model is never changed in place, so keeping one costs a reference and its hashes. Pure; whoever calls
+`take` does so in the executor, because hashing a large model takes a while.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from blake3 import blake3
+
+from p2pfusion.algorithms.base import Vector
+from p2pfusion.config import SEGMENT_BYTES_MAX
+from p2pfusion.wire.messages import Link, SegmentInfo, Snapshot
+
+SNAPSHOTS_KEPT_MAX = 2
+"""The two newest: contributions sealed since the older one are kept too, so that a switch can go back there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A sealed model with its manifest; `model` is flat float32."""
+
+    manifest: Snapshot
+    model: Vector
+
+    def segment(self, index: int) -> memoryview | None:
+        """Little-endian float32 bytes of one segment, not copied; None beyond the last."""
+        if index >= len(self.manifest.segments):
+            return None
+        start = index * SEGMENT_BYTES_MAX
+        return _bytes_of(self.model)[start : start + SEGMENT_BYTES_MAX]
+
+
+def take(run_id: bytes, link: Link, model: Vector) -> Kept:
+    """Hash a sealed model into a snapshot."""
+    data = _bytes_of(model)
+    pieces = [data[i : i + SEGMENT_BYTES_MAX] for i in range(0, len(data), SEGMENT_BYTES_MAX)]
+    segments = tuple(SegmentInfo(blake3(piece).digest(), len(piece)) for piece in pieces)
+    manifest = Snapshot(run_id=run_id, round=link.round, chain=link.chain, weight=link.weight, segments=segments)
+    return Kept(manifest, model)
+
+
+def hash_of(model: Vector) -> bytes:
+    """BLAKE3 of a model's little-endian float32 bytes."""
+    return blake3(_bytes_of(model)).digest()
+
+
+class Snapshots:
+    """The newest few, by round."""
+
+    def __init__(self) -> None:
+        self._kept: dict[int, Kept] = {}
+
+    def keep(self, snapshot: Kept) -> None:
+        """Add one; the oldest beyond `SNAPSHOTS_KEPT_MAX` goes."""
+        self._kept[snapshot.manifest.round] = snapshot
+        for round_ in sorted(self._kept)[:-SNAPSHOTS_KEPT_MAX]:
+            del self._kept[round_]
+
+    def by_chain(self, chain: bytes) -> Kept | None:
+        return next((s for s in self._kept.values() if s.manifest.chain == chain), None)
+
+    def at_or_before(self, round_: int) -> Kept | None:
+        """The newest one not above a round: where a switch starts from."""
+        rounds = [r for r in self._kept if r <= round_]
+        return self._kept[max(rounds)] if rounds else None
+
+    def drop_above(self, round_: int) -> None:
+        """My chain changed above this round."""
+        for above in [r for r in self._kept if r > round_]:
+            del self._kept[above]
+
+    @property
+    def oldest_round(self) -> int:
+        return min(self._kept)
+
+
+def _bytes_of(model: Vector) -> memoryview:
+    return np.ascontiguousarray(model, dtype="<f4").data.cast("B")

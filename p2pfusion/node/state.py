@@ -1,0 +1,199 @@
+"""What the parts of a node share: identity, ledger, membership, replica, counters, and the bells that wake them.
+
+One loop thread owns all of it; executor work gets references to values that are never changed in place. It decides
+nothing but what this node says of itself: its report.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from p2pfusion.algorithms.base import Algorithm, Vector
+from p2pfusion.config import DIGESTS_PER_REPORT_MAX, NodeConfig
+from p2pfusion.core.replica import Replica
+from p2pfusion.node.events import EventLog, PeerEvent, WarningEvent
+from p2pfusion.seams import Compute, Discovery, Store, Transport
+from p2pfusion.swarm.cadence import Cadence
+from p2pfusion.swarm.gossip import Spoken, Wanted
+from p2pfusion.swarm.ledger import Entry, Ledger, MemberLine
+from p2pfusion.swarm.membership import Change, Membership
+from p2pfusion.wire.codec import genesis_chain
+from p2pfusion.wire.messages import ContributionId, PeerId, Report, Role, RunDescription, ShardReport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Doors:
+    """The ways to the outside; randomness is the fifth."""
+
+    transport: Transport
+    discovery: Discovery
+    compute: Compute
+    store: Store
+    rng: random.Random
+
+
+class Bell:
+    """Wakes one task; rings are not counted."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def ring(self) -> None:
+        self._event.set()
+
+    async def wait(self, timeout_s: float) -> bool:
+        """True when it rang before `timeout_s` ended."""
+        try:
+            async with asyncio.timeout(max(timeout_s, 0.0)):
+                await self._event.wait()
+        except TimeoutError:
+            return False
+        self._event.clear()
+        return True
+
+
+class State:
+    """Everything about one node that more than one of its tasks needs."""
+
+    def __init__(self, config: NodeConfig, algorithm: Algorithm, doors: Doors, described: RunDescription) -> None:
+        self.config = config
+        self.algorithm = algorithm
+        self.doors = doors
+        self.described = described
+        self.blueprint = algorithm.blueprint
+        self.me: PeerId = described.sender
+        self.name = config.name
+        self.incarnation = 1
+        self.addresses: tuple[str, ...] = ()
+        self.role: Role = "syncing"
+        self.stop_round: int | None = config.until_rounds
+        gossip = config.gossip
+        grace_s = max(gossip.dead_s, 4 * gossip.gossip_interval_s)
+        self.ledger = Ledger(self.me, b"", config.run, grace_s=grace_s)
+        self.membership = Membership(self.me, suspect_s=gossip.suspect_s, dead_s=gossip.dead_s)
+        self.cadence = Cadence(config.cadence)
+        self.spoken = Spoken()
+        self.wanted = Wanted()
+        self.needed: dict[ContributionId, None] = {}
+        self.replica = Replica(self.blueprint, algorithm.genesis)
+        self.model_hash = b""
+        self.accuracy: float | None = None
+        self.run_id = b""
+        self.bytes_sent = 0
+        self.bytes_received = 0
+        self.late = 0
+        self.newcomer_s = 0.0
+        self.events = EventLog()
+        self.bells = {name: Bell() for name in ("gossip", "fetch", "chain", "round")}
+        self._last_report: Report | None = None
+
+    def begin(self, run_id: bytes, model_hash: bytes) -> None:
+        """The run is known: its chain begins at genesis."""
+        self.run_id = run_id
+        self.model_hash = model_hash
+        self.ledger = Ledger(self.me, genesis_chain(run_id), self.config.run, grace_s=self.ledger.grace_s)
+        if self.stop_round is not None:
+            self.ledger.set_limit(self.stop_round)
+
+    def now_s(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def stir(self) -> None:
+        """Something changed: every task looks again."""
+        for bell in self.bells.values():
+            bell.ring()
+
+    # -- what I say of myself ---------------------------------------------------------------------------------------
+
+    def report(self, *, is_beat: bool = False) -> Report:
+        """My own line; its beat rises when anything changed, or when asked to show that I live."""
+        ledger, last = self.ledger, self._last_report
+        digests = tuple(sorted(ledger.digests().items()))[:DIGESTS_PER_REPORT_MAX]
+        shard = ShardReport(
+            shard=0,
+            tip_round=ledger.tip.round,
+            tip_chain=ledger.tip.chain,
+            tip_weight=ledger.tip.weight,
+            newest=ledger.newest,
+            floor=ledger.floor,
+            model_hash=self.model_hash,
+            digests=digests,
+        )
+        report = Report(
+            peer=self.me,
+            name=self.name,
+            addresses=self.addresses,
+            incarnation=self.incarnation,
+            beat=last.beat if last else 0,
+            role=self.role,
+            owes_graft=False,
+            stop=self.stop_round,
+            shards=(shard,),
+        )
+        if is_beat or report != last:
+            self._last_report = report = replace(report, beat=report.beat + 1)
+        return report
+
+    def lines(self) -> list[MemberLine]:
+        """What the ledger needs of the members besides me; those still syncing do not vote.
+
+        Except on the first round: nodes that start together are all syncing; the first to begin would seal it alone.
+        """
+        is_first = self.ledger.tip.round == 0
+        return [
+            MemberLine(
+                tip_round=shard.tip_round,
+                tip_chain=shard.tip_chain,
+                floor=shard.floor,
+                digests=dict(shard.digests),
+                is_suspect=status == "suspect",
+            )
+            for report, status in self.membership.reports()
+            if is_first or report.role != "syncing"
+            for shard in report.shards[:1]
+        ]
+
+    # -- what others did --------------------------------------------------------------------------------------------
+
+    def tell(self, changes: Sequence[Change]) -> None:
+        """Members changed: say so, and look again."""
+        for change in changes:
+            if change.status == "alive":
+                self.newcomer_s = self.now_s()
+            else:
+                self.spoken.forget(change.peer)
+            self.events.add(PeerEvent(change.name, change.peer.hex(), change.status))
+        if changes:
+            self.stir()
+
+    def warn(self, code: str, text: str) -> None:
+        self.events.add(WarningEvent(code, text))
+
+    def learn_stop(self, stop: int) -> None:
+        """Somebody ends the run at this round; the smallest known wins."""
+        if self.stop_round is None or stop < self.stop_round:
+            self.stop_round = stop
+            self.ledger.set_limit(stop)
+            self.stir()
+
+    def completed(self, entry: Entry) -> None:
+        """All segments of a contribution are here."""
+        self.wanted.done(entry.id)
+        manifest = entry.manifest
+        if manifest.round > self.ledger.tip.round:
+            self.cadence.arrived(manifest.round, manifest.peer, self.now_s())
+        else:
+            self.late += 1
+        self.stir()
+
+    def arrived(self, round_: int) -> dict[PeerId, None]:
+        """Authors of complete contributions to a round, open or sealed."""
+        if round_ > self.ledger.tip.round:
+            return {e.manifest.peer: None for e in self.ledger.counted(round_)}
+        return {e.manifest.peer: None for e in self.ledger.sealed_entries(round_) or ()}
+
+    def sealed(self) -> Vector:
+        return self.replica.sealed
