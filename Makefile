@@ -1,0 +1,73 @@
+# Everything a fresh machine needs is Python >= 3.11, git and make. `make demo` and `make test` set the rest up, once.
+
+VENV := .venv
+PYTHON_IN_VENV := $(VENV)/bin/python
+READY := $(VENV)/.p2pfusion-ready
+
+# Which Python makes the environment; the first that is new enough if you do not say: make setup PYTHON=python3.12
+PYTHON ?=
+# torch comes first and pinned. Where the default is a large CUDA build, say where the CPU build is:
+#   make setup TORCH_ARGUMENTS="--index-url URL"
+TORCH := torch==2.13.0
+TORCH_ARGUMENTS ?=
+
+SEEDS ?= 20
+BENCHES := $(sort $(wildcard bench/*.py))
+
+.PHONY: help setup demo test lint soak bench clean
+
+help:
+	@echo "make setup   make .venv with everything in it"
+	@echo "make demo    three nodes on this computer learn digits together"
+	@echo "make test    the whole test suite"
+	@echo "make lint    style and types"
+	@echo "make soak    16 simulated nodes, $(SEEDS) seeds (SEEDS=n)"
+	@echo "make bench   what a slice costs, measured here"
+	@echo "make clean   remove what these made"
+
+setup: $(READY)
+
+$(PYTHON_IN_VENV):
+	@old=; bare=; \
+	for python in $(PYTHON) python3 python3.13 python3.12 python3.11 python3.14; do \
+		"$$python" -c 'import sys' 2>/dev/null || continue; \
+		"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { old="$$old $$python"; continue; }; \
+		"$$python" -c 'import venv, ensurepip' 2>/dev/null || { bare="$$bare $$python"; continue; }; \
+		echo "making $(VENV) with $$python"; \
+		exec "$$python" -m venv $(VENV); \
+	done; \
+	if [ -n "$$bare" ]; then \
+		echo "error:$$bare cannot make virtual environments (no ensurepip): on Debian or Ubuntu run" \
+			"'apt-get install python3-venv', or name another Python with PYTHON=..." >&2; \
+	else \
+		echo "error: no Python >= 3.11 found$${old:+ (too old:$$old)}: install one, or name it with PYTHON=..." >&2; \
+	fi; \
+	exit 1
+
+$(READY): pyproject.toml | $(PYTHON_IN_VENV)
+	$(PYTHON_IN_VENV) -m pip install --quiet $(TORCH_ARGUMENTS) "$(TORCH)"
+	$(PYTHON_IN_VENV) -m pip install --quiet --editable ".[dev]"
+	@touch $(READY)
+
+demo: setup
+	$(PYTHON_IN_VENV) -m p2pfusion demo
+
+# First what shares the cores well, one file to a worker; then, one by one, what starts processes and listens to clocks.
+test: setup
+	$(PYTHON_IN_VENV) -m pytest -q -m "not e2e" -n 2 --dist loadfile
+	$(PYTHON_IN_VENV) -m pytest -q -m e2e
+
+lint: setup
+	$(PYTHON_IN_VENV) -m ruff check .
+	$(PYTHON_IN_VENV) -m ruff format --check .
+	$(PYTHON_IN_VENV) -m mypy
+
+soak: setup
+	$(PYTHON_IN_VENV) -m p2pfusion simulate latency --seeds $(SEEDS)
+
+bench: setup
+	@for file in $(BENCHES); do echo "$$file"; $(PYTHON_IN_VENV) "$$file" || exit 1; done
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,227 @@
+"""`p2pfusion`: options, help, and what becomes of an error. Nothing else.
+
+Every command body imports its own module, so that `--help` needs neither torch nor the network. A `P2PFusionError` is
+one clear line on stderr and its exit status (PROTOCOL.md 11); whatever else escapes is our bug and says so, with a
+traceback under `-v` only. This module does not know what the commands do.
+
+Exit statuses: 0 done, or Ctrl-C of an open-ended join; 1 our bug; 2 usage; 3 task or configuration; 4 fewer than
+--min-peers within --wait; 5 refused by the swarm; 6 port or interface; 7 training failed; 8 --until not reached in
+--timeout; 130 Ctrl-C before --until was reached.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Any
+
+import click
+
+from p2pfusion import __version__
+from p2pfusion.app import values
+from p2pfusion.errors import P2PFusionError, UsageError
+
+EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
+"""128 + SIGPIPE, what a shell reports of a program whose reader has gone."""
+
+_COMPLETION = "_P2PFUSION_COMPLETE"
+"""Set by a shell that asks click what could be typed next."""
+
+Command = Callable[..., Any]
+_EPILOG = """\b
+Exit status: 0 ok, 1 our bug, 2 usage, 3 task or configuration, 4 too few peers,
+5 refused by the swarm, 6 port or interface, 7 training failed, 8 timeout,
+130 interrupted."""
+
+
+def _options(*decorators: Command) -> Command:
+    """Several options as one decorator, in the order they are listed by --help."""
+
+    def decorate(command: Command) -> Command:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return decorate
+
+
+def _remember(context: click.Context, parameter: click.Parameter, value: bool) -> bool:
+    remembered: list[bool] = context.obj
+    remembered.append(value)
+    return value
+
+
+_SPEECH = _options(
+    click.option("--json", is_flag=True, help="JSON Lines on stdout, everything else on stderr."),
+    click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors and what --json asks for."),
+    click.option("-v", "--verbose", is_flag=True, callback=_remember, help="Log to stderr; tracebacks of bugs."),
+)
+_TRAINING = _options(
+    click.option("--slice", "rate", type=values.RATE, default="50%", show_default=True,
+                 help="How much of every sliced axis one node trains."),
+    click.option("--algorithm", default="msfusion", show_default=True, metavar="NAME", help="How slices are chosen."),
+    click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True,
+                 help="Must be the same on all nodes."),
+)  # fmt: skip
+
+
+@click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="p2pfusion")
+def commands() -> None:
+    """Train one neural network together on one LAN, without a server.
+
+    \b
+    p2pfusion demo                  three nodes on this computer learn digits
+    p2pfusion join                  join or start a swarm on this LAN
+    p2pfusion join my_task.py       the same with your own model and data
+    """
+
+
+@commands.command(short_help="Three nodes on this computer learn digits.")
+@click.option("--nodes", type=click.IntRange(1, 16), default=3, show_default=True, help="How many processes.")
+@click.option("--rounds", type=click.IntRange(1, 100_000), default=None, metavar="N", help="When to end.")
+@_TRAINING
+@_SPEECH
+def demo(**options: Any) -> int:
+    """Three nodes on this computer find each other and learn digits; then honest comparisons."""
+    from p2pfusion.app.demo import DemoOptions, run_demo
+
+    return run_demo(DemoOptions(**options))
+
+
+@commands.command(short_help="Join or start a swarm on this LAN and train.")
+@click.argument("task", default="digits", metavar="TASK.py|digits")
+@_options(
+    click.option("--swarm", type=values.SWARM, default="p2pfusion", show_default=True, help="Which swarm."),
+    click.option("--name", type=values.NAME, default=None, help="Of this node.  [default: a free animal]"),
+    click.option("--until", type=values.UNTIL, default=None, help="When to end.  [default: Ctrl-C]"),
+    click.option("--timeout", type=values.DURATION, default=None, help="Give up after so long, such as 120s."),
+    click.option("--wait", type=values.DURATION, default=None, help="Wait at most so long for --min-peers."),
+    click.option("--min-peers", type=click.IntRange(1, 1024), default=1, show_default=True,
+                 help="Train when so many are here, this node included."),
+    click.option("--peer", "peers", type=values.ADDRESS, multiple=True, help="Call this address as well."),
+    click.option("--listen", type=values.ADDRESS, default="0.0.0.0:0", show_default=True, help="Where to listen."),
+    click.option("--data-part", type=values.PART, default=None, help="Train on one of N equal parts, I from 0."),
+    click.option("--state", type=click.Path(file_okay=False, path_type=Path), default=None,
+                 help="Folder of this node.  [default: the platform's state folder]"),
+    click.option("--fresh", is_flag=True, help="Forget what this node saved before."),
+    click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True,
+                 help="Where to train."),
+    click.option("--leave-on-eof", is_flag=True, hidden=True, help="Leave when standard input ends."),
+)  # fmt: skip
+@_TRAINING
+@_SPEECH
+def join(**options: Any) -> int:
+    """Join or start a swarm on this LAN and train until --until, --timeout or Ctrl-C."""
+    from p2pfusion.app.joining import JoinOptions, run_join
+
+    return run_join(JoinOptions(**options))
+
+
+@commands.command(short_help="Say what would be sliced or refused; no network.")
+@click.argument("task", metavar="TASK.py")
+@_TRAINING
+@_SPEECH
+def check(**options: Any) -> int:
+    """Say what would be sliced or refused and what a slice costs; no network."""
+    from p2pfusion.app.checking import CheckOptions, run_check
+
+    return run_check(CheckOptions(**options))
+
+
+@commands.command(short_help="Write the full model of a run.")
+@click.argument("file", metavar="FILE.safetensors", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--state", type=click.Path(file_okay=False, path_type=Path), default=None,
+              help="Folder of a node.  [default: the newest]")  # fmt: skip
+@_SPEECH
+def export(**options: Any) -> int:
+    """Write the full model of a run's newest checkpoint."""
+    from p2pfusion.app.exporting import ExportOptions, run_export
+
+    return run_export(ExportOptions(**options))
+
+
+@commands.command(short_help="Run many nodes in virtual time.")
+@click.argument("name", metavar="NAME")
+@_options(
+    click.option("--nodes", type=click.IntRange(1, 256), default=16, show_default=True, help="How many."),
+    click.option("--rounds", type=click.IntRange(1, 100_000), default=50, show_default=True, help="When to end."),
+    click.option("--loss", type=values.SHARE, default="5%", show_default=True, help="Of messages that get lost."),
+    click.option("--latency", type=values.LATENCY, default="20ms", show_default=True, help="One way."),
+    click.option("--bandwidth", type=values.BANDWIDTH, default="100Mbit/s", show_default=True, help="Of a link."),
+    click.option("--seeds", type=click.IntRange(1, 10_000), default=1, show_default=True, help="How many runs."),
+    click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=None, help="Write a CSV there."),
+)  # fmt: skip
+@_TRAINING
+@_SPEECH
+def simulate(**options: Any) -> int:
+    """Run many nodes in virtual time, reproducible from one seed. NAME: latency."""
+    from p2pfusion.app.simulating import SimulateOptions, run_simulate
+
+    return run_simulate(SimulateOptions(**options))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status; never raises."""
+    words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    verbose: list[bool] = []
+    try:
+        if _COMPLETION in os.environ:
+            commands.main(words, prog_name="p2pfusion")
+        # Not main(): it would answer Ctrl-C and a closed pipe in click's way, not ours.
+        with commands.make_context("p2pfusion", words, obj=verbose) as context:
+            status = commands.invoke(context)
+        sys.stdout.flush()
+    except BaseException as error:
+        return _status_of(error, verbose=any(verbose))
+    return status if isinstance(status, int) else 0
+
+
+def _status_of(error: BaseException, *, verbose: bool) -> int:
+    """Say what went wrong in one line and return the exit status."""
+    match error:
+        case click.exceptions.Exit():
+            return error.exit_code
+        case click.ClickException():
+            return _complain(_usage_words(error), UsageError.exit_status)
+        case P2PFusionError():
+            return _complain(str(error), error.exit_status)
+        case BrokenPipeError():
+            return _hang_up()
+        case KeyboardInterrupt() | click.exceptions.Abort():
+            return EXIT_INTERRUPTED
+        case SystemExit():
+            return error.code if isinstance(error.code, int) else 1
+        case BaseExceptionGroup():
+            # Only the first: the others are as a rule its consequences.
+            return _status_of(error.exceptions[0], verbose=verbose)
+    if verbose:
+        traceback.print_exception(error, file=sys.stderr)
+    what = f"{type(error).__name__}: {error}".splitlines()[0]
+    return _complain(f"this is our bug: {what} (please report it, with what -v shows)", 1)
+
+
+def _complain(text: str, status: int) -> int:
+    click.echo(f"error: {text}", err=True)
+    return status
+
+
+def _usage_words(error: click.ClickException) -> str:
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "p2pfusion"
+    text = " ".join(error.format_message().split()).rstrip(".")
+    return f"{text} (see {path} --help)"
+
+
+def _hang_up() -> int:
+    """Nobody reads stdout any more: keep the interpreter from complaining about it once again at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return EXIT_BROKEN_PIPE

@@ -1,0 +1,170 @@
+"""`p2pfusion join`: from options to a node on the LAN, and from how it ended to an exit status.
+
+Everything that takes long to import is imported after the first line was written, so that nobody looks at a silent
+terminal. Protocol, training and files are other packages' business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import os
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from p2pfusion import __version__
+from p2pfusion.app.interrupts import HARD_EXIT_STATUS, terminate_like_interrupt
+from p2pfusion.app.values import Part, Until
+from p2pfusion.errors import TrainingError, UsageError
+
+if TYPE_CHECKING:
+    from p2pfusion.app.live import View
+    from p2pfusion.app.output import DoneLine
+    from p2pfusion.core.task import Prepared
+
+EXIT_TIMEOUT = 8
+_HINT = (
+    "nobody else found yet: start `p2pfusion join` on another computer of this network,"
+    " or give its address here with --peer HOST:PORT"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinOptions:
+    """What `join` was called with; units as `values` parses them."""
+
+    task: str
+    swarm: str
+    name: str | None
+    until: Until | None
+    timeout: float | None
+    wait: float | None
+    min_peers: int
+    peers: tuple[str, ...]
+    listen: str
+    data_part: Part | None
+    state: Path | None
+    fresh: bool
+    device: str
+    leave_on_eof: bool
+    rate: float
+    algorithm: str
+    seed: int
+    json: bool
+    quiet: bool
+    verbose: bool
+
+
+def run_join(options: JoinOptions) -> int:
+    """Join, train, leave; returns the exit status. Raises `P2PFusionError`."""
+    from p2pfusion.app.live import choose_view
+
+    terminate_like_interrupt()
+    if options.verbose:
+        logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    view = choose_view(
+        (sys.stdout, sys.stderr),
+        os.environ,
+        json=options.json,
+        quiet=options.quiet,
+        plain=options.verbose,
+        tagged=False,
+    )
+    try:
+        view.note(f"p2pfusion {__version__}: join {options.task}, swarm {options.swarm}; starting torch ...")
+        prepared = _prepared(options)
+        line = asyncio.run(_join(options, prepared, view))
+    except KeyboardInterrupt:
+        return exit_status(None, options.until)
+    finally:
+        view.close()
+    if line is not None:
+        view.note(farewell(line))
+    return exit_status(line, options.until)
+
+
+def _prepared(options: JoinOptions) -> Prepared:
+    from p2pfusion.app.tasks import find_task
+    from p2pfusion.core.task import prepare
+
+    part = None if options.data_part is None else (options.data_part.index, options.data_part.count)
+    return prepare(find_task(options.task, options.seed), options.seed, part)
+
+
+async def _join(options: JoinOptions, prepared: Prepared, view: View) -> DoneLine | None:
+    from p2pfusion.app.session import Session, follow
+    from p2pfusion.app.states import choose, forget
+    from p2pfusion.net.lan import lan_node
+
+    peers = tuple(numeric_address(address, "--peer") for address in options.peers)
+    listen = numeric_address(options.listen, "--listen")
+    name, folder = choose(options.swarm, options.name, options.state)
+    if options.fresh:
+        forget(folder)
+    goal = options.until or Until()
+    context = lan_node(
+        prepared,
+        swarm=options.swarm,
+        name=name,
+        slice=options.rate,
+        algorithm=options.algorithm,
+        listen=listen,
+        state=folder,
+        seed=options.seed,
+        device=options.device,
+        min_peers=options.min_peers,
+        wait_s=options.wait,
+        until_rounds=goal.rounds,
+        until_accuracy=goal.accuracy,
+        timeout_s=options.timeout,
+        peers=peers,
+    )
+    view.note(f"you are {name}; state is kept in {folder}; Ctrl-C leaves")
+    session = Session(name, prepared.blueprint, view, _HINT)
+    return await follow(context, session, leave_on_eof=options.leave_on_eof)
+
+
+def numeric_address(address: str, option: str) -> str:
+    """The same address with the host as an IP literal; a name is looked up. Raises `UsageError`."""
+    host, _, port = address.rpartition(":")
+    try:
+        ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        try:
+            found = socket.getaddrinfo(host, int(port), family=socket.AF_INET, type=socket.SOCK_STREAM)
+        except OSError as error:
+            raise UsageError(
+                f"{option} {address}: nobody knows a computer named {host}: give its IP address"
+            ) from error
+        return f"{found[0][4][0]}:{port}"
+    return address
+
+
+def exit_status(line: DoneLine | None, until: Until | None) -> int:
+    """What PROTOCOL.md 11 says of this end; an open-ended run may end at any time."""
+    status = "interrupted" if line is None else line.status
+    match status:
+        case "interrupted":
+            return 0 if until is None else HARD_EXIT_STATUS
+        case "timeout":
+            return 0 if until is None else EXIT_TIMEOUT
+        case "failed":
+            return TrainingError.exit_status
+    return 0
+
+
+def farewell(line: DoneLine) -> str:
+    """One sentence at the end."""
+    from p2pfusion.app.words import clock, data_size, percent
+
+    words = [f"{line.name}: {line.status} at round {line.round} after {clock(line.seconds)}"]
+    if line.accuracy is not None:
+        words.append(f"accuracy {percent(line.accuracy)}")
+    if line.model_sha256:
+        words.append(f"model {line.model_sha256[:16]}")
+    words.append(f"sent {data_size(line.bytes_sent)}, received {data_size(line.bytes_received)}")
+    return ", ".join(words)

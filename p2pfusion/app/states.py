@@ -1,0 +1,96 @@
+"""Where nodes keep their state: `<state folder of the platform>/<swarm>/<node>`, and which of those a command means.
+
+Names come from people and must not leave the folder, so they are quoted. A default name is the first friendly one whose
+folder no running process holds. What is inside a folder is `store`'s business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+from zlib import crc32
+
+from platformdirs import user_state_path
+
+from p2pfusion.errors import StoreError
+from p2pfusion.store.folder import FolderStore
+
+NAMES = (
+    "fox", "otter", "wren", "heron", "lynx", "badger", "swift", "hare", "newt", "robin", "seal", "owl",
+    "marten", "finch", "toad", "stork", "vole", "crane", "beaver", "magpie", "stoat", "plover", "mole", "ibis",
+)  # fmt: skip
+NAME_ROUNDS_MAX = 10
+"""fox ... ibis, fox-2 ... ibis-10: more nodes on one computer than it could train."""
+_CHECKPOINTS = "checkpoint-*.safetensors"
+
+
+def friendly_names() -> Iterator[str]:
+    """`fox`, `otter`, ..., then `fox-2`, `otter-2`, ...; bounded."""
+    for number in range(1, NAME_ROUNDS_MAX + 1):
+        for name in NAMES:
+            yield name if number == 1 else f"{name}-{number}"
+
+
+def state_root() -> Path:
+    """The platform's folder for what this program must remember."""
+    return user_state_path("p2pfusion", appauthor=False)
+
+
+def _quoted(name: str) -> str:
+    # quote() leaves dots alone, and ".." would be a way out.
+    return quote(name, safe=" ").replace(".", "%2E")
+
+
+def folder_of(swarm: str, name: str) -> Path:
+    """The default folder of a node of a swarm."""
+    return state_root() / _quoted(swarm) / _quoted(name)
+
+
+def choose(swarm: str, name: str | None, folder: Path | None) -> tuple[str, Path]:
+    """The node's name and folder, from what the user gave of them. Raises `StoreError` if no folder can be used."""
+    if name is not None:
+        return name, folder or folder_of(swarm, name)
+    if folder is not None:
+        # The same name every time, and as a rule another one for another folder.
+        return NAMES[crc32(str(folder.resolve()).encode()) % len(NAMES)], folder
+    problem: StoreError | None = None
+    for candidate in friendly_names():
+        try:
+            FolderStore(folder_of(swarm, candidate)).close()
+        except StoreError as error:
+            # As a rule another node of this computer holds it; what else is wrong is wrong with all of them.
+            problem = error
+            continue
+        return candidate, folder_of(swarm, candidate)
+    raise StoreError(f"no built-in name is free: {problem}") from problem
+
+
+def forget(folder: Path) -> None:
+    """Delete what a node saved here, for `--fresh`, and nothing else: somebody will say `--state ~`.
+
+    Raises `StoreError`, also if a running process holds the folder.
+    """
+    if not folder.exists():
+        return
+    with FolderStore(folder):
+        try:
+            for saved in [folder / "identity.json", *sorted(folder.glob(_CHECKPOINTS))]:
+                saved.unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreError(f"cannot forget {folder}: {error.strerror}; delete the folder yourself") from error
+
+
+def newest_folder(root: Path) -> tuple[Path, int]:
+    """The folder with the newest checkpoint among `root` and the nodes' folders below it, and how many have one.
+
+    Raises `StoreError` if none has.
+    """
+    ages: dict[Path, float] = {}
+    for depth in ("", "*/", "*/*/"):
+        for path in sorted(root.glob(depth + _CHECKPOINTS)):
+            if not path.parent.name.startswith("."):
+                ages[path.parent] = max(ages.get(path.parent, 0.0), path.stat().st_mtime)
+    if not ages:
+        raise StoreError(f"nothing to export in {root}: run `p2pfusion join` first, or name a folder with --state")
+    return max(ages, key=lambda folder: ages[folder]), len(ages)

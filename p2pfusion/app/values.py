@@ -1,0 +1,167 @@
+"""Values as people write them on the command line: `50%`, `2m`, `rounds=50`, `0/3`, `192.168.1.40:7790`, `10MB/s`.
+
+Each parser is a pure function from text to a value that raises `ValueError` with one line saying what was expected;
+the click types at the end only wrap them. Nothing here knows what the values are for.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from p2pfusion.config import NAME_BYTES_MAX
+
+_NUMBER = r"(\d+(?:\.\d*)?|\.\d+)"
+_DURATION = re.compile(_NUMBER + r"\s*(ms|s|m|h)?")
+_DURATION_UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_SHARE = re.compile(_NUMBER + r"\s*(%)?")
+_BANDWIDTH = re.compile(_NUMBER + r"\s*([kKMG]?)(B|bit)/s")
+_BANDWIDTH_SCALE = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9}
+_PART = re.compile(r"(\d{1,6})/(\d{1,6})")
+_HOST = re.compile(r"[A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]")
+SWARM_BYTES_MAX = 64
+"""As `RunConfig.swarm` allows."""
+DURATION_MAX_S = 366 * 86400.0
+"""A year: longer is a typing mistake, and a loop's timer overflows far later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Until:
+    """When a run is finished: after so many rounds, or at an accuracy in (0, 1]. Exactly one is given."""
+
+    rounds: int | None = None
+    accuracy: float | None = None
+
+    def __str__(self) -> str:
+        return f"rounds={self.rounds}" if self.accuracy is None else f"accuracy={self.accuracy:g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Part `index` of `count` equal parts of the training data; `index` counts from 0."""
+
+    index: int
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+
+def parse_duration(text: str) -> float:
+    """`500ms`, `30s`, `2m`, `1h`; a bare number means seconds. Returns seconds above 0."""
+    match = _DURATION.fullmatch(text.strip())
+    duration_s = float(match[1]) * _DURATION_UNITS_S[match[2] or "s"] if match else 0.0
+    if not 0 < duration_s <= DURATION_MAX_S:
+        raise ValueError(f"{text!r} is not a length of time: write it like 500ms, 30s, 2m or 1h")
+    return duration_s
+
+
+def parse_latency(text: str) -> float:
+    """A duration that may be 0."""
+    return 0.0 if re.fullmatch(r"0+\s*(ms|s|m|h)?", text.strip()) else parse_duration(text)
+
+
+def parse_share(text: str) -> float:
+    """`5%` or `0.05`; returns a number in [0, 1]."""
+    match = _SHARE.fullmatch(text.strip())
+    share = float(match[1]) / (100.0 if match[2] else 1.0) if match else math.nan
+    if not 0 <= share <= 1:
+        raise ValueError(f"{text!r} is not a share: write it like 50% or 0.5, from 0% to 100%")
+    return share
+
+
+def parse_rate(text: str) -> float:
+    """A share that may not be 0: what a node trains of every sliced axis."""
+    share = parse_share(text)
+    if share == 0:
+        raise ValueError("a slice of 0% trains nothing: write it like 50% or 0.5")
+    return share
+
+
+def parse_until(text: str) -> Until:
+    """`rounds=50`, `accuracy=0.95` or `accuracy=95%`."""
+    name, equals, value = text.strip().partition("=")
+    if equals and name == "rounds" and re.fullmatch(r"[1-9]\d{0,8}", value):
+        return Until(rounds=int(value))
+    if equals and name == "accuracy":
+        accuracy = parse_share(value)
+        if accuracy > 0:
+            return Until(accuracy=accuracy)
+    raise ValueError(f"{text!r} is not a goal: write rounds=50 or accuracy=0.95")
+
+
+def parse_part(text: str) -> Part:
+    """`I/N` with I from 0 to N-1."""
+    match = _PART.fullmatch(text.strip())
+    if match is None or not int(match[1]) < int(match[2]):
+        raise ValueError(f"{text!r} is not a part of the data: write I/N with I from 0 to N-1, such as 0/3")
+    return Part(int(match[1]), int(match[2]))
+
+
+def parse_address(text: str) -> str:
+    """`HOST:PORT`, with an IPv6 address in brackets; port 0 to 65535."""
+    host, colon, port = text.strip().rpartition(":")
+    if not colon or not _HOST.fullmatch(host) or not re.fullmatch(r"\d{1,5}", port) or int(port) > 65535:
+        raise ValueError(f"{text!r} is not an address: write HOST:PORT, such as 192.168.1.40:7790")
+    return f"{host}:{int(port)}"
+
+
+def parse_bandwidth(text: str) -> float:
+    """`10MB/s`, `500kB/s`, `100Mbit/s`; returns bytes per second, above 0."""
+    match = _BANDWIDTH.fullmatch(text.strip())
+    bandwidth = float(match[1]) * _BANDWIDTH_SCALE[match[2]] / (8.0 if match[3] == "bit" else 1.0) if match else 0.0
+    if bandwidth <= 0:
+        raise ValueError(f"{text!r} is not a bandwidth: write it like 10MB/s or 100Mbit/s")
+    return bandwidth
+
+
+def parse_name(text: str, bytes_max: int = NAME_BYTES_MAX) -> str:
+    """A node's name: printable, no blanks around it, short enough for a report."""
+    if not text or text != text.strip() or not text.isprintable() or len(text.encode()) > bytes_max:
+        raise ValueError(f"{text!r} is not a name: use 1 to {bytes_max} printable characters")
+    return text
+
+
+def parse_swarm(text: str) -> str:
+    """A swarm's name: as a node's, but longer."""
+    return parse_name(text, SWARM_BYTES_MAX)
+
+
+if TYPE_CHECKING:
+    _ParamType = click.ParamType[Any]
+else:
+    _ParamType = click.ParamType  # generic only since click 8.5
+
+
+class Parsed(_ParamType):
+    """A click type made of one of the parsers above."""
+
+    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
+        self.name = name
+        self._parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse text; values that are no text (defaults) pass through."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return self._parse(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+DURATION = Parsed("duration", parse_duration)
+LATENCY = Parsed("duration", parse_latency)
+SHARE = Parsed("share", parse_share)
+RATE = Parsed("rate", parse_rate)
+UNTIL = Parsed("rounds=N|accuracy=A", parse_until)
+PART = Parsed("I/N", parse_part)
+ADDRESS = Parsed("host:port", parse_address)
+BANDWIDTH = Parsed("bandwidth", parse_bandwidth)
+NAME = Parsed("name", parse_name)
+SWARM = Parsed("name", parse_swarm)

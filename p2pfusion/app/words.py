@@ -1,0 +1,78 @@
+"""Numbers as a person reads them: `1.9 MB`, `0:09`, `91.4 %`, a sparkline, the bar of a slice. Pure text functions.
+
+Two alphabets, because a terminal that does not speak UTF-8 shows question marks instead of bars. This module knows no
+terminal and no colour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Glyphs:
+    """The characters that drawings are made of."""
+
+    kept: str
+    left_out: str
+    spark: str
+    dot: str
+    ellipsis: str
+
+
+UNICODE = Glyphs(kept="█", left_out="▒", spark="▁▂▃▄▅▆▇█", dot="·", ellipsis="…")
+ASCII = Glyphs(kept="#", left_out=".", spark="_.-=+*#@", dot="-", ellipsis="...")
+
+
+def glyphs_for(encoding: str | None) -> Glyphs:
+    """The alphabet that a stream of this encoding can show."""
+    name = (encoding or "ascii").lower().replace("-", "").replace("_", "")
+    return UNICODE if name.startswith("utf") else ASCII
+
+
+def percent(share: float | None) -> str:
+    """`91.4 %`, or a dash where there is nothing to tell."""
+    return "-" if share is None else f"{100 * share:.1f} %"
+
+
+def data_size(size_bytes: int) -> str:
+    """Three digits and a decimal unit: `873 B`, `12.4 kB`, `1.9 MB`."""
+    size, units = float(size_bytes), ("B", "kB", "MB", "GB", "TB")
+    for unit in units:
+        if size < 999.5 or unit == units[-1]:
+            break
+        size /= 1000
+    return f"{size:.0f} {unit}" if unit == "B" or size >= 99.95 else f"{size:.1f} {unit}"
+
+
+def count(number: int) -> str:
+    """Thousands apart: `1 797`."""
+    return f"{number:,}".replace(",", " ")
+
+
+def clock(elapsed_s: float) -> str:
+    """`0:09`, `12:30`, `1:02:03`."""
+    minutes, seconds = divmod(max(0, int(elapsed_s)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def sparkline(values: Sequence[float], glyphs: Glyphs) -> str:
+    """One character per value, from the smallest to the largest of them."""
+    if not values:
+        return ""
+    low, high = min(values), max(values)
+    top = len(glyphs.spark) - 1
+    scale = top / (high - low) if high > low else 0.0
+    return "".join(glyphs.spark[int((value - low) * scale + 0.5)] for value in values)
+
+
+def bar(cells: Iterable[bool], glyphs: Glyphs) -> str:
+    """Full where the slice is, shaded where it is not: `██▒▒██▒▒`."""
+    return "".join(glyphs.kept if cell else glyphs.left_out for cell in cells)
+
+
+def enumeration(words: Sequence[str]) -> str:
+    """`fox`, `fox and otter`, `fox, otter and wren`."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

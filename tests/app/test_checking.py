@@ -1,0 +1,117 @@
+"""`check`: the model's axes, what a slice costs, and refusals with their fix; no network is touched."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+
+from p2pfusion.app import checking
+from p2pfusion.app.cli import main
+
+GOOD = """
+import torch
+from torch import nn
+from p2pfusion import Task
+
+def task():
+    x, y = torch.randn(64, 10), torch.randint(0, 3, (64,))
+    model = nn.Sequential(nn.Linear(10, 16), nn.ReLU(), nn.Linear(16, 3))
+    return Task(model, (x, y), (x, y))
+"""
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise AssertionError("check opened a socket")
+
+    monkeypatch.setattr(socket.socket, "bind", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(checking, "TIMED_STEPS", 1)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    (tmp_path / "my_task.py").write_text(GOOD)
+    return tmp_path / "my_task.py"
+
+
+def test_what_is_said_of_the_digits(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "digits"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    first, model, data, part, wire, verdict = out.splitlines()
+    assert first.endswith("check digits")
+    assert model == " model  85 002 parameters in 3 blocks; sliced axes: hidden1 256 and hidden2 256"
+    assert data == " data   train 1 437, validation 360, 15 steps per round"
+    assert part.startswith(" slice  50% of every axis: 26 122 parameters, 30.7 % of the model; ")
+    assert wire == " wire   104 kB per node and round"
+    assert "fingerprint" in verdict
+
+
+def test_a_script_gets_one_object(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(file), "--json", "--slice", "25%"]) == 0
+    (text,) = capsys.readouterr().out.splitlines()
+    value = json.loads(text)
+    assert (value["v"], value["event"], value["rate"]) == (1, "check", 0.25)
+    assert value["axes"] == {"0.out": 16}
+    assert value["parameters"] == 10 * 16 + 16 + 16 * 3 + 3
+    assert value["slice_parameters"] == 10 * 4 + 4 + 4 * 3 + 3
+    assert value["bytes_per_round"] == 4 * value["slice_parameters"]
+    assert value["full_step_s"] > 0 < value["slice_step_s"]
+
+
+def test_the_full_algorithm_slices_nothing(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(file), "--json", "--algorithm", "full"]) == 0
+    assert json.loads(capsys.readouterr().out)["share"] == 1.0
+
+
+def test_quiet_says_nothing(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(file), "-q"]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        ("nn.ReLU()", "nn.BatchNorm1d(16)", ["1: BatchNorm1d", "GroupNorm"]),
+        ("nn.ReLU()", "nn.LSTM(16, 16)", ["1: LSTM", "Blueprint"]),
+        ("def task", "def make_task", ["my_task.py", "task()"]),
+        ("return Task(model, (x, y), (x, y))", "return model", ["my_task.py:6", "Sequential"]),
+        ("nn.Linear(10, 16)", "nn.Linear(11, 16)", ["0: Linear"]),
+        ("import torch", "import torche", ["my_task.py:2", "torche"]),
+        ("def task", "def task(:", ["my_task.py:6"]),
+    ],
+)
+def test_what_cannot_be_trained_is_one_line_with_the_fix(
+    before: str, after: str, words: list[str], file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file.write_text(GOOD.replace(before, after, 1))
+    assert main(["check", str(file), "-q"]) == 3
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert len(err.splitlines()) == 1
+    for word in words:
+        assert word in err
+
+
+@pytest.mark.parametrize("name", ["digit", "nonsense", "my_task.txt"])
+def test_an_unknown_task_names_the_known_ones(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", name, "-q"]) == 3
+    err = capsys.readouterr().err
+    assert "Built in: digits" in err
+    assert "my_task.py" in err
+    assert ("did you mean digits?" in err) == (name == "digit")
+
+
+def test_a_missing_file_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "missing.py", "-q"]) == 3
+    assert "there is no such file" in capsys.readouterr().err
+
+
+def test_an_unknown_algorithm_is_a_wrong_argument(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "digits", "-q", "--algorithm", "magic"]) == 2
+    assert "msfusion" in capsys.readouterr().err

@@ -1,0 +1,64 @@
+"""From how a run ended to an exit status and a sentence; addresses by name."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from p2pfusion.app.joining import exit_status, farewell, numeric_address
+from p2pfusion.app.output import DoneLine
+from p2pfusion.app.values import Until
+from p2pfusion.errors import UsageError
+
+GOAL = Until(rounds=50)
+
+
+@pytest.mark.parametrize(
+    ("status", "until", "expected"),
+    [
+        ("ok", GOAL, 0),
+        ("ok", None, 0),
+        ("interrupted", GOAL, 130),
+        ("interrupted", None, 0),
+        ("timeout", GOAL, 8),
+        ("timeout", None, 0),
+        ("failed", GOAL, 7),
+        ("failed", None, 7),
+    ],
+)
+def test_exit_statuses(status: str, until: Until | None, expected: int, done_line: Callable[..., DoneLine]) -> None:
+    assert exit_status(done_line(status=status), until) == expected
+
+
+def test_a_run_that_never_began_was_interrupted() -> None:
+    assert exit_status(None, None) == 0
+    assert exit_status(None, GOAL) == 130
+
+
+def test_the_last_sentence_tells_what_is_known(done_line: Callable[..., DoneLine]) -> None:
+    assert farewell(done_line(seconds=75.0)) == (
+        "fox: ok at round 3 after 1:15, accuracy 90.0 %, model 1212121212121212, sent 3.0 kB, received 6.0 kB"
+    )
+    assert farewell(done_line(accuracy=None, model_sha256=None, status="interrupted")) == (
+        "fox: interrupted at round 3 after 0:01, sent 3.0 kB, received 6.0 kB"
+    )
+
+
+@pytest.mark.parametrize("address", ["192.168.1.40:7790", "[::1]:7790"])
+def test_numbers_are_taken_as_they_are(address: str) -> None:
+    assert numeric_address(address, "--peer") == address
+
+
+def test_names_are_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    def look_up(host: str, port: int, **options: Any) -> list[Any]:
+        if host != "otter.local":
+            raise socket.gaierror("unknown")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.168.1.40", port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    assert numeric_address("otter.local:7790", "--peer") == "192.168.1.40:7790"
+    with pytest.raises(UsageError, match=r"--peer wren:1: nobody knows a computer named wren: give its IP address"):
+        numeric_address("wren:1", "--peer")

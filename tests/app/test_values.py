@@ -1,0 +1,119 @@
+"""Every way to write a value, and every way to get it wrong: one line that says what was expected."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p2pfusion.app import values
+from p2pfusion.app.values import Part, Until
+
+
+@pytest.mark.parametrize(
+    ("text", "duration_s"),
+    [("500ms", 0.5), ("30s", 30.0), ("2m", 120.0), ("1h", 3600.0), ("120", 120.0), ("1.5 s", 1.5), (" .5s ", 0.5)],
+)
+def test_durations(text: str, duration_s: float) -> None:
+    assert values.parse_duration(text) == pytest.approx(duration_s)
+
+
+@pytest.mark.parametrize(("text", "latency_s"), [("0", 0.0), ("0ms", 0.0), ("20ms", 0.02)])
+def test_a_latency_may_be_zero(text: str, latency_s: float) -> None:
+    assert values.parse_latency(text) == pytest.approx(latency_s)
+
+
+@pytest.mark.parametrize(("text", "rate"), [("50%", 0.5), ("0.5", 0.5), ("100%", 1.0), ("1", 1.0), ("12.5 %", 0.125)])
+def test_rates(text: str, rate: float) -> None:
+    assert values.parse_rate(text) == rate
+
+
+@pytest.mark.parametrize(
+    ("text", "until"),
+    [
+        ("rounds=50", Until(rounds=50)),
+        ("accuracy=0.95", Until(accuracy=0.95)),
+        ("accuracy=95%", Until(accuracy=0.95)),
+    ],
+)
+def test_goals(text: str, until: Until) -> None:
+    assert values.parse_until(text) == until
+
+
+@pytest.mark.parametrize(
+    ("text", "bytes_per_s"), [("10MB/s", 1e7), ("100Mbit/s", 1.25e7), ("500kB/s", 5e5), ("9B/s", 9.0)]
+)
+def test_bandwidths(text: str, bytes_per_s: float) -> None:
+    assert values.parse_bandwidth(text) == bytes_per_s
+
+
+@pytest.mark.parametrize("text", ["192.168.1.40:7790", "127.0.0.1:0", "[::1]:80", "otter.local:7790", "[fe80::1]:1"])
+def test_addresses(text: str) -> None:
+    assert values.parse_address(text) == text
+
+
+def test_parts_and_names() -> None:
+    assert values.parse_part("0/3") == Part(0, 3)
+    assert values.parse_name("amber heron") == "amber heron"
+    assert len(values.parse_swarm("x" * 64)) == 64
+
+
+def test_values_print_as_they_are_written() -> None:
+    assert str(Part(2, 3)) == "2/3"
+    assert str(Until(rounds=5)) == "rounds=5"
+    assert str(Until(accuracy=0.95)) == "accuracy=0.95"
+
+
+WRONG: list[tuple[Callable[[str], Any], str, str]] = [
+    (values.parse_duration, "", "30s"),
+    (values.parse_duration, "0s", "30s"),
+    (values.parse_duration, "-3s", "30s"),
+    (values.parse_duration, "3 weeks", "30s"),
+    (values.parse_duration, "400000h", "30s"),
+    (values.parse_duration, "1e3s", "30s"),
+    (values.parse_share, "50", "50%"),
+    (values.parse_share, "101%", "50%"),
+    (values.parse_share, "nan", "50%"),
+    (values.parse_share, "half", "50%"),
+    (values.parse_rate, "0%", "50%"),
+    (values.parse_until, "50", "rounds=50"),
+    (values.parse_until, "rounds=0", "rounds=50"),
+    (values.parse_until, "rounds=1.5", "rounds=50"),
+    (values.parse_until, "accuracy=0", "rounds=50"),
+    (values.parse_until, "loss=0.1", "rounds=50"),
+    (values.parse_part, "3/3", "I/N"),
+    (values.parse_part, "1", "I/N"),
+    (values.parse_part, "-1/3", "I/N"),
+    (values.parse_address, "7790", "HOST:PORT"),
+    (values.parse_address, "host:", "HOST:PORT"),
+    (values.parse_address, "host:65536", "HOST:PORT"),
+    (values.parse_address, "http://host:1", "HOST:PORT"),
+    (values.parse_address, "::1:80", "HOST:PORT"),
+    (values.parse_bandwidth, "10MB", "10MB/s"),
+    (values.parse_bandwidth, "0MB/s", "10MB/s"),
+    (values.parse_name, "", "32"),
+    (values.parse_name, " fox", "32"),
+    (values.parse_name, "fox\n", "32"),
+    (values.parse_name, "x" * 33, "32"),
+    (values.parse_name, "é" * 17, "32"),
+    (values.parse_swarm, "x" * 65, "64"),
+]
+
+
+@pytest.mark.parametrize(("parse", "text", "hint"), WRONG)
+def test_what_is_wrong_is_said_in_one_line_with_the_fix(parse: Callable[[str], Any], text: str, hint: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        parse(text)
+    assert hint in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@given(st.text(max_size=20))
+def test_no_text_makes_a_parser_raise_anything_else(text: str) -> None:
+    for parse in {parse: None for parse, _, _ in WRONG}:
+        with suppress(ValueError):
+            parse(text)
