@@ -92,6 +92,7 @@ class Authoring:
             raise TrainingError("training produced numbers that are not finite: lower the learning rate")
         round_ = await self._reserve()
         if round_ == FLOOR_NEVER:
+            state.replica.add_residual(sub_model, delta)
             return None
         if round_ - base.round > state.config.run.staleness_max_rounds:
             state.replica.add_residual(sub_model, delta)

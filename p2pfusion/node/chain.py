@@ -14,22 +14,20 @@ from collections.abc import Sequence
 from contextlib import suppress
 from itertools import pairwise
 
-import numpy as np
-from blake3 import blake3
-
 from p2pfusion.algorithms.base import Vector
-from p2pfusion.config import LINKS_PER_REPLY_MAX, PEERS_MAX, SEGMENT_BYTES_MAX
+from p2pfusion.config import LINKS_PER_REPLY_MAX, PEERS_MAX
 from p2pfusion.core.fold import Weighted, fold
 from p2pfusion.errors import RemoteError, StoreError, WireError
 from p2pfusion.node import snapshots
 from p2pfusion.node.authoring import Authoring, weighted
 from p2pfusion.node.calls import Calls
+from p2pfusion.node.pull import Pull
 from p2pfusion.node.snapshots import Kept, Snapshots
 from p2pfusion.node.state import State
 from p2pfusion.seams import Checkpoint, Request
 from p2pfusion.swarm.ledger import Entry, in_fold_order
-from p2pfusion.wire.codec import decode_links, decode_snapshot, next_chain
-from p2pfusion.wire.messages import Link, PeerId, ShardReport, Snapshot
+from p2pfusion.wire.codec import decode_links, next_chain
+from p2pfusion.wire.messages import Link, PeerId, ShardReport
 
 FORK_SEARCH_ROUNDS = 200
 """How far back a fork is looked for: one reply of links then reaches from there to beyond my tip."""
@@ -45,6 +43,7 @@ class Chain:
     def __init__(self, state: State, calls: Calls, kept: Snapshots, authoring: Authoring) -> None:
         self._state = state
         self._calls = calls
+        self._pull = Pull(state, calls)
         self._kept = kept
         self._authoring = authoring
         self._shunned_until_s: dict[tuple[PeerId, bytes], float] = {}
@@ -266,12 +265,12 @@ class Chain:
         links = await self._links(peer, max(0, shard.tip_round - LINKS_PER_REPLY_MAX))
         for link in reversed(links):
             if link.round % every == 0 or link is links[-1]:
-                manifest = await self._snapshot_manifest(peer, link)
+                manifest = await self._pull.manifest(peer, link)
                 if manifest is not None:
                     break
         else:
             return False
-        model = await self._snapshot_model(peer, manifest)
+        model = await self._pull.model(peer, manifest)
         ledger = state.ledger
         if (link.weight, link.chain) <= (ledger.tip.weight, ledger.tip.chain):
             return False
@@ -289,53 +288,6 @@ class Chain:
         self._moved()
         return True
 
-    async def _snapshot_manifest(self, peer: PeerId, link: Link) -> Snapshot | None:
-        deadline_s = self._state.config.gossip.call_deadline_s
-        reply = await self._calls.to_peer(peer, Request("GET", f"/v1/snapshots/{link.chain.hex()}"), deadline_s)
-        if reply.status != 200:
-            return None
-        manifest = decode_snapshot(reply.body)
-        sizes = _segment_sizes(self._state.blueprint.size * 4)
-        stands = (manifest.run_id, manifest.round, manifest.chain, manifest.weight)
-        if stands != (self._state.run_id, link.round, link.chain, link.weight):
-            raise WireError("a snapshot that stands elsewhere than its link")
-        if tuple(segment.size for segment in manifest.segments) != sizes:
-            raise WireError("a snapshot of another size")
-        return manifest
-
-    async def _snapshot_model(self, peer: PeerId, manifest: Snapshot) -> Vector:
-        """All segments by hash, from every member in turn, several at once."""
-        state, data = self._state, bytearray(self._state.blueprint.size * 4)
-        holders = [peer, *(report.peer for report, _ in state.membership.reports() if report.peer != peer)]
-        room = asyncio.Semaphore(state.config.gossip.fetches_in_flight_max)
-
-        async def one(index: int) -> None:
-            piece = memoryview(data)[index * SEGMENT_BYTES_MAX :][: manifest.segments[index].size]
-            async with room:
-                for turn in range(len(holders)):
-                    if await self._snapshot_piece(holders[(index + turn) % len(holders)], manifest, index, piece):
-                        return
-            raise WireError(f"snapshot segment {index} is nowhere to be had")
-
-        try:
-            async with asyncio.TaskGroup() as group:
-                for index in range(len(manifest.segments)):
-                    group.create_task(one(index))
-        except ExceptionGroup as errors:
-            raise WireError(str(errors.exceptions[0])) from None
-        model = np.frombuffer(data, dtype="<f4").astype(np.float32, copy=False)
-        if not bool(np.isfinite(model).all()):
-            raise WireError("a snapshot with numbers that are not finite")
-        return model
-
-    async def _snapshot_piece(self, holder: PeerId, manifest: Snapshot, index: int, piece: memoryview) -> bool:
-        request = Request("GET", f"/v1/snapshots/{manifest.chain.hex()}/{index}")
-        try:
-            reply = await self._calls.to_peer(holder, request, self._state.config.gossip.deadline_s(len(piece)), piece)
-        except RemoteError:
-            return False
-        return reply.status == 200 and blake3(piece).digest() == manifest.segments[index].hash
-
 
 def named(state: State, model: Vector) -> dict[str, object]:
     """The flat model as arrays by parameter name, in their own shapes."""
@@ -349,8 +301,3 @@ def _decoded(state: State, entries: Sequence[Entry]) -> list[Weighted]:
 
 def _beats(shard: ShardReport, tip: Link) -> bool:
     return (shard.tip_weight, shard.tip_chain) > (tip.weight, tip.chain)
-
-
-def _segment_sizes(total: int) -> tuple[int, ...]:
-    whole, rest = divmod(total, SEGMENT_BYTES_MAX)
-    return (SEGMENT_BYTES_MAX,) * whole + ((rest,) if rest else ())

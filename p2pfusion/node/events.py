@@ -78,10 +78,9 @@ class EventLog:
         while True:
             oldest = self._count - len(self._events)
             if position < oldest:
-                yield WarningEvent("events-lost", f"{oldest - position} events were dropped: read faster")
-                position = max(position, self._count - len(self._events))
-                continue
-            if position < self._count:
+                lost, position = oldest - position, oldest
+                yield WarningEvent("events-lost", f"{lost} events were dropped: read faster")
+            elif position < self._count:
                 event = self._events[position - oldest]
                 position += 1
                 yield event

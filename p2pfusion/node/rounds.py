@@ -22,7 +22,7 @@ from p2pfusion.node.authoring import Authoring, Base
 from p2pfusion.node.chain import Chain
 from p2pfusion.node.state import State
 from p2pfusion.swarm.membership import View
-from p2pfusion.wire.messages import FLOOR_NEVER
+from p2pfusion.wire.messages import FLOOR_NEVER, PeerId
 
 T = TypeVar("T")
 LOOK_AGAIN_S = 0.2
@@ -157,7 +157,9 @@ class Rounds:
         state.cadence.published(round_, others, state.arrived(round_), trained_s)
         self._announce_mine(round_)
         await self._until_ready(round_, begin_s)
-        self._report(context.published, round_, {"train": trained_s - begin_s, "wait": state.now_s() - trained_s})
+        self._report(
+            context.published, round_, expected, {"train": trained_s - begin_s, "wait": state.now_s() - trained_s}
+        )
         await self._evaluate_sometimes()
 
     def _seat(self, view: View) -> Seat:
@@ -185,9 +187,10 @@ class Rounds:
             due_s = pace_s if is_ready else state.cadence.ready_at_s(round_)
             await state.bells["round"].wait(min(max(due_s - now_s, 0.0), LOOK_AGAIN_S) or 0.001)
 
-    def _report(self, published: Published, round_: int, seconds: dict[str, float]) -> None:
+    def _report(
+        self, published: Published, round_: int, expected: tuple[PeerId, ...], seconds: dict[str, float]
+    ) -> None:
         state, before = self._state, self._reported
-        expected = state.membership.view(state.now_s()).trainers()
         arrived = state.arrived(round_)
         heard = sum(peer in arrived for peer in expected)
         self._reported = {"sent": state.bytes_sent, "received": state.bytes_received, "late": state.late}

@@ -26,7 +26,7 @@ from p2pfusion.seams import Checkpoint
 
 FORMAT = "p2pfusion-checkpoint-1"
 LINKS = "p2pfusion.links"
-_FIELDS = ("format", "run_id", "round", "chain", "weight", "sequence")
+_FIELDS = ("format", "run_id", "round", "chain", "weight", "sequence", "order")
 _DIGITS_MAX = 64
 """Longest number in the metadata: a cumulative weight is far below 2^128."""
 
@@ -48,6 +48,7 @@ def write(path: Path, checkpoint: Checkpoint, sequence: int) -> None:
         "chain": checkpoint.chain.hex(),
         "weight": str(checkpoint.weight),
         "sequence": str(sequence),
+        "order": json.dumps(list(checkpoint.model)),
     }
     metadata["blake3"] = _digest(metadata, tensors)
     try:
@@ -81,13 +82,16 @@ def read(path: Path) -> Checkpoint:
     links = tensors.pop(LINKS, None)
     if links is None or links.dtype != np.uint8 or any(array.dtype != np.float32 for array in tensors.values()):
         raise Damaged("its tensors are not those of a checkpoint")
+    names = json.loads(metadata["order"])  # safetensors sorts; the model's hash is over the blueprint's order
+    if sorted(names) != sorted(tensors):
+        raise Damaged("its tensors are not those it lists")
     return Checkpoint(
         run_id=_bytes(metadata, "run_id"),
         round=_number(metadata, "round"),
         chain=_bytes(metadata, "chain"),
         weight=_number(metadata, "weight"),
         links=links.tobytes(),
-        model=dict(tensors),
+        model={name: tensors[name] for name in names},
     )
 
 

@@ -34,6 +34,10 @@ class Spoken:
         """Those reports this peer (None: a stranger) has not heard yet; at most `REPORTS_PER_CALL_MAX`."""
         known = self._versions.get(peer, {}) if peer is not None else {}
         fresh = [r for r in reports if known.get(r.peer, (-1, -1)) < (r.incarnation, r.beat) and r.peer != peer]
+        if len(fresh) > REPORTS_PER_CALL_MAX:
+            # The first is my own; then those whose turn is longest ago, for who is never told of seems to be dead.
+            turn = {member: place for place, member in enumerate(known)}
+            fresh[1:] = sorted(fresh[1:], key=lambda r: turn.get(r.peer, -1))
         return tuple(fresh[:REPORTS_PER_CALL_MAX])
 
     def told(self, peer: PeerId, reports: Iterable[Report]) -> None:
@@ -42,8 +46,10 @@ class Spoken:
             del self._versions[min(self._versions)]
         known = self._versions.setdefault(peer, {})
         for report in reports:
-            if known.get(report.peer, (-1, -1)) < (report.incarnation, report.beat):
-                known[report.peer] = (report.incarnation, report.beat)
+            version = max(known.pop(report.peer, (-1, -1)), (report.incarnation, report.beat))
+            known[report.peer] = version  # the last one told comes last
+        while len(known) > PEERS_MAX:
+            del known[next(iter(known))]
 
     def knows(self, peer: PeerId, id_: ContributionId) -> bool:
         """Whether this peer has the manifest, because it came from there or was sent there."""
@@ -68,7 +74,7 @@ def haves(ledger: Ledger, theirs: ShardReport | None, extra: Collection[Contribu
     """What I hold, in part or whole, of the open rounds in which a peer's digest differs from mine."""
     chosen = {id_: ledger.entries[id_] for id_ in extra if id_ in ledger.entries}
     digests = dict(theirs.digests) if theirs else {}
-    for round_ in sorted(ledger.open, reverse=True):
+    for round_ in sorted(ledger.open):  # the lowest is sealed next: it must not be crowded out by those that fill up
         if theirs and (round_ <= theirs.tip_round or digests.get(round_) == ledger.digest(round_)):
             continue
         chosen.update(ledger.open[round_])
@@ -103,10 +109,14 @@ class Wanted:
 
     def failed(self, id_: ContributionId, peer: PeerId, *, is_final: bool) -> None:
         """`peer` did not deliver. It is asked no more, until it offers again, after `FAILURES_MAX` or a final no."""
+        holders = self._holders.get(id_, {})
+        if peer not in holders:
+            return  # it came from somebody else meanwhile
         count = self._failures[id_, peer] = self._failures.get((id_, peer), 0) + 1
         if is_final or count >= FAILURES_MAX:
-            self._failures.pop((id_, peer))
-            self._holders.get(id_, {}).pop(peer, None)
+            del self._failures[id_, peer], holders[peer]
+            if not holders:
+                del self._holders[id_]
 
     def done(self, id_: ContributionId) -> None:
         """It is here, or not wanted any more."""

@@ -14,58 +14,17 @@ It knows no tensors (whoever seals folds), no clock (`now_s` is passed in), no p
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from p2pfusion.config import LINK_IDS_MAX, LINKS_KEPT_MAX, OPEN_ROUNDS_MAX, RunConfig
 from p2pfusion.errors import LocalError
+from p2pfusion.swarm.entries import Entry, MemberLine, in_fold_order
 from p2pfusion.wire.codec import digest, next_chain
 from p2pfusion.wire.messages import FLOOR_NEVER, Contribution, ContributionId, Link, PeerId
 
+__all__ = ["Entry", "Ledger", "MemberLine", "in_fold_order"]
+
 EQUIVOCATIONS_KEPT_MAX = 64
 """Proofs kept of peers that published two contributions to one slot; more are counted, not kept."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MemberLine:
-    """What sealing needs to know of one member besides me: its last report, reduced to one shard."""
-
-    tip_round: int
-    tip_chain: bytes
-    floor: int
-    digests: dict[int, bytes]
-    is_suspect: bool = False
-
-
-class Entry:
-    """One contribution here or on its way: its manifest and the segments that have arrived."""
-
-    __slots__ = ("id", "manifest", "missing", "segments")
-
-    def __init__(self, id_: ContributionId, manifest: Contribution) -> None:
-        self.id = id_
-        self.manifest = manifest
-        self.segments: list[bytes | None] = [None] * len(manifest.segments)
-        self.missing = len(self.segments)
-
-    @property
-    def is_complete(self) -> bool:
-        return self.missing == 0
-
-    def put(self, index: int, data: bytes) -> bool:
-        """Keep one segment; True when it was the last one missing. To be called by the ledger alone."""
-        if self.segments[index] is not None:
-            return False
-        self.segments[index] = data
-        self.missing -= 1
-        return self.missing == 0
-
-    def bitmap(self) -> bytes:
-        """Bit `i` (least significant first) tells whether segment `i` is here."""
-        bits = bytearray((len(self.segments) + 7) // 8)
-        for index, segment in enumerate(self.segments):
-            if segment is not None:
-                bits[index // 8] |= 1 << (index % 8)
-        return bytes(bits)
 
 
 class Ledger:
@@ -263,9 +222,16 @@ class Ledger:
         weight = self.tip.weight + sum(entry.manifest.weight for entry in entries)
         return Link(round=self.tip.round + 1, chain=next_chain(self.tip.chain, ids), weight=weight, ids=ids)
 
+    def holds(self, link: Link) -> bool:
+        """Whether everything a link counts is complete here."""
+        return all(id_ in self.entries and self.entries[id_].is_complete for id_ in link.ids)
+
     def seal(self, link: Link) -> None:
-        """Append a link whose contributions are all complete here; called after its fold is done."""
-        if link.round != self.tip.round + 1:
+        """Append a link whose contributions are all complete here; called after its fold is done.
+
+        Raises `LocalError`, and changes nothing, for any other link.
+        """
+        if link.round != self.tip.round + 1 or not self.holds(link):
             raise LocalError(f"round {link.round} cannot be sealed on a tip of round {self.tip.round}")
         chosen = {id_: self.entries[id_] for id_ in link.ids}
         for id_ in self.open.pop(link.round, {}):
@@ -325,8 +291,11 @@ class Ledger:
     def switch(self, fork_round: int, links: Sequence[Link]) -> tuple[ContributionId, ...]:
         """Adopt the winner's links after `fork_round`; returns the ids my chain had sealed and the winner's lacks.
 
-        My own open contributions join the winner's open rounds by union. All contributions of `links` must be complete.
+        My own open contributions join the winner's open rounds by union. Raises `LocalError`, and changes nothing,
+        unless all contributions of `links` are complete here.
         """
+        if not all(self.holds(link) for link in links):
+            raise LocalError(f"no switch after round {fork_round}: not everything the other chain counts is here")
         still_open = [e for slots in self.open.values() for e in slots.values()]
         lost: dict[ContributionId, Entry] = {}
         for link in self.links_after(fork_round, len(self.links)):
@@ -367,11 +336,6 @@ class Ledger:
             return id_ in self.open.get(round_, {})
         link = self.link_at(round_)
         return link is not None and id_ in link.ids
-
-
-def in_fold_order(entries: Iterable[Entry]) -> tuple[Entry, ...]:
-    """Ascending (peer, kind, id): the one order in which a round is folded, on every machine."""
-    return tuple(sorted(entries, key=lambda e: (e.manifest.peer, e.manifest.kind, e.id)))
 
 
 EMPTY_DIGEST = digest([])

@@ -14,6 +14,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain, pairwise
 from typing import Any, Generic, TypeVar
 
@@ -120,22 +121,28 @@ def choice(options: tuple[str, ...]) -> Shape[Any]:
     return Shape(check, check)
 
 
+@lru_cache(maxsize=1024)
+def _is_address(value: str) -> bool:
+    """Remembered, for the same few addresses come in every report."""
+    host, _, port = value.rpartition(":")
+    if not value.isascii() or not port.isdigit() or port[0] == "0" or int(port) > 65535:
+        return False
+    try:
+        if host.startswith("[") and host.endswith("]") and "%" not in host:
+            ipaddress.IPv6Address(host[1:-1])
+        else:
+            ipaddress.IPv4Address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def address() -> Shape[str]:
     """`ip-literal:port`, `192.0.2.7:4711` or `[2001:db8::7]:4711`: no host names, no scopes, port 1..65535."""
 
     def check(value: object) -> str:
-        if type(value) is not str or len(value) > ADDRESS_BYTES_MAX or not value.isascii():
-            raise WireError("not an address")
-        host, _, port = value.rpartition(":")
-        if not port.isdigit() or port[0] == "0" or int(port) > 65535:
-            raise WireError("not an address with a port")
-        try:
-            if host.startswith("[") and host.endswith("]") and "%" not in host:
-                ipaddress.IPv6Address(host[1:-1])
-            else:
-                ipaddress.IPv4Address(host)
-        except ValueError:
-            raise WireError("not an address with an IP literal") from None
+        if type(value) is not str or len(value) > ADDRESS_BYTES_MAX or not _is_address(value):
+            raise WireError("not an address: an IP literal and a port")
         return value
 
     return Shape(check, check)

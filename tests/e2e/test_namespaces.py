@@ -117,6 +117,53 @@ def test_a_pulled_cable_is_silence_until_our_own_deadline(namespaces: ModuleType
         assert caller.communicate(timeout=30)[0] == f"{lan.addresses[1]}:5000: no answer within 0.5 s\n"
 
 
+JOIN = ("-m", "p2pfusion", "join", "digits", "--min-peers", "3", "--until", "rounds=8", "--json")
+
+
+def test_three_hosts_on_a_lan_train_one_model_with_no_address_given(namespaces: ModuleType, tmp_path: Path) -> None:
+    """The whole product: `p2pfusion join` in three namespaces; the third to start meets the others within 5 s."""
+    if say_why_not(namespaces):
+        return
+
+    def state(host: int) -> tuple[str, str]:
+        return "--state", str(tmp_path / str(host))
+
+    with namespaces.lan(3) as lan:
+        nodes = [
+            lan.popen(
+                host,
+                [
+                    sys.executable,
+                    *JOIN,
+                    "--data-part",
+                    f"{host}/3",
+                    "--name",
+                    f"host-{host}",
+                    "--state",
+                    f"{tmp_path}/{host}",
+                ],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for host in range(3)
+        ]
+        dones = []
+        for node in nodes:
+            out, err = node.communicate(timeout=120)
+            assert node.returncode == 0, err
+            events = [json.loads(line) for line in out.splitlines()]
+            assert (
+                len({event["name"] for event in events if event["event"] == "peer" and event["state"] == "alive"}) == 2
+            )
+            dones.append(events[-1])
+        print({done["name"]: f"{done['seconds']:.1f} s" for done in dones})
+        assert {done["status"] for done in dones} == {"ok"}
+        assert len({(done["chain"], done["model_sha256"]) for done in dones}) == 1
+        # From ready to the end: meeting, 2 s of quiet, 8 rounds. Had they met late, the quiet would have begun late.
+        assert min(done["seconds"] for done in dones) < 5 + 2 + 8 * 1.5
+
+
 def test_nothing_is_left_behind(namespaces: ModuleType) -> None:
     if say_why_not(namespaces):
         return

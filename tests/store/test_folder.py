@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +97,15 @@ def test_loaded_arrays_are_the_callers_own(store: FolderStore) -> None:
     assert isinstance(array, np.ndarray)
     array[:] = 7
     assert_same(store.load_checkpoint(RUN), checkpoint(8))
+
+
+def test_parameters_come_back_in_the_order_they_were_given(store: FolderStore) -> None:
+    """A model's hash is over blueprint order, which no sorting may change."""
+    model = {name: np.ones(2, np.float32) for name in ("hidden2.weight", "hidden1.weight", "output.bias")}
+    store.save_checkpoint(replace(checkpoint(1), model=model))
+    loaded = store.load_checkpoint(RUN)
+    assert loaded is not None
+    assert list(loaded.model) == list(model)
 
 
 def test_arrays_of_any_layout_are_saved_by_value(store: FolderStore) -> None:

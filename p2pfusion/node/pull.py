@@ -1,0 +1,80 @@
+"""Pulling a sealed model: its manifest from one member, its segments by hash from all who may hold it.
+
+It changes nothing: the caller installs what it returns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+from blake3 import blake3
+
+from p2pfusion.algorithms.base import Vector
+from p2pfusion.config import SEGMENT_BYTES_MAX
+from p2pfusion.errors import RemoteError, WireError
+from p2pfusion.node.calls import Calls
+from p2pfusion.node.state import State
+from p2pfusion.seams import Request
+from p2pfusion.wire.codec import decode_snapshot
+from p2pfusion.wire.messages import Link, PeerId, Snapshot
+
+
+class Pull:
+    """Asks members for snapshots."""
+
+    def __init__(self, state: State, calls: Calls) -> None:
+        self._state = state
+        self._calls = calls
+
+    async def manifest(self, peer: PeerId, link: Link) -> Snapshot | None:
+        deadline_s = self._state.config.gossip.call_deadline_s
+        reply = await self._calls.to_peer(peer, Request("GET", f"/v1/snapshots/{link.chain.hex()}"), deadline_s)
+        if reply.status != 200:
+            return None
+        manifest = decode_snapshot(reply.body)
+        sizes = _segment_sizes(self._state.blueprint.size * 4)
+        stands = (manifest.run_id, manifest.round, manifest.chain, manifest.weight)
+        if stands != (self._state.run_id, link.round, link.chain, link.weight):
+            raise WireError("a snapshot that stands elsewhere than its link")
+        if tuple(segment.size for segment in manifest.segments) != sizes:
+            raise WireError("a snapshot of another size")
+        return manifest
+
+    async def model(self, peer: PeerId, manifest: Snapshot) -> Vector:
+        """All segments by hash, from every member in turn, several at once."""
+        state, data = self._state, bytearray(self._state.blueprint.size * 4)
+        holders = [peer, *(report.peer for report, _ in state.membership.reports() if report.peer != peer)]
+        room = asyncio.Semaphore(state.config.gossip.fetches_in_flight_max)
+
+        async def one(index: int) -> None:
+            piece = memoryview(data)[index * SEGMENT_BYTES_MAX :][: manifest.segments[index].size]
+            async with room:
+                for turn in range(len(holders)):
+                    if await self._piece(holders[(index + turn) % len(holders)], manifest, index, piece):
+                        return
+            raise WireError(f"snapshot segment {index} is nowhere to be had")
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for index in range(len(manifest.segments)):
+                    group.create_task(one(index))
+        except ExceptionGroup as errors:
+            raise WireError(str(errors.exceptions[0])) from None
+        model = np.frombuffer(data, dtype="<f4").astype(np.float32, copy=False)
+        if not bool(np.isfinite(model).all()):
+            raise WireError("a snapshot with numbers that are not finite")
+        return model
+
+    async def _piece(self, holder: PeerId, manifest: Snapshot, index: int, piece: memoryview) -> bool:
+        request = Request("GET", f"/v1/snapshots/{manifest.chain.hex()}/{index}")
+        try:
+            reply = await self._calls.to_peer(holder, request, self._state.config.gossip.deadline_s(len(piece)), piece)
+        except RemoteError:
+            return False
+        return reply.status == 200 and blake3(piece).digest() == manifest.segments[index].hash
+
+
+def _segment_sizes(total: int) -> tuple[int, ...]:
+    whole, rest = divmod(total, SEGMENT_BYTES_MAX)
+    return (SEGMENT_BYTES_MAX,) * whole + ((rest,) if rest else ())
