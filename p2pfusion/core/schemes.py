@@ -1,0 +1,162 @@
+"""Split schemes: who trains which sub-model in which round. `(blueprint, seat, rng) -> SubModel`.
+
+Peers need not agree on a plan: every contribution declares its sub-model, so a scheme may use whatever it knows of the
+view, and disagreement costs overlap, never correctness. All window arithmetic is in *units* of an axis (whole
+normalisation groups, whole heads), with MSfusion's letters: K units, window n, gap g, shift zeta.
+
+Sources: PAPERS.md 1.2 (double shift), 1.3 (overlap schedule), 4.1 to 4.3 (static, rolling, random). This module does
+not know training, the wire, or how a seat came about.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from p2pfusion.config import RANGES_PER_AXIS_MAX
+from p2pfusion.core.blueprint import Axis, Blueprint, units_kept
+from p2pfusion.core.submodel import SubModel
+
+ZETA = 1
+"""MSfusion's shift per round, in units."""
+HORIZON_ROUNDS = 200
+"""Length of the overlap schedule where a run is open-ended (PAPERS.md 1.3)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seat:
+    """A place in a round: `rank` among `peers` sorted by id, the round's index, and the rate of every rank."""
+
+    rank: int
+    peers: int
+    round: int
+    rates: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.peers or len(self.rates) != self.peers or self.round < 0:
+            raise ValueError(f"{self}: needs 0 <= rank < peers, one rate per peer and a round >= 0")
+        if not all(0 < rate <= 1 for rate in self.rates):
+            raise ValueError(f"{self}: every rate must be above 0 and at most 1")
+
+
+Scheme = Callable[[Blueprint, Seat, random.Random], SubModel]
+Schedule = Callable[[int], float]
+"""Round -> overlap control parameter c, 0 <= c < 1."""
+
+
+def full() -> Scheme:
+    """Everybody trains everything, whatever the rate: federated averaging."""
+
+    def scheme(blueprint: Blueprint, seat: Seat, rng: random.Random) -> SubModel:
+        return blueprint.whole()
+
+    return scheme
+
+
+def static() -> Scheme:
+    """The first n units of every axis, every round. Source: HeteroFL, PAPERS.md 4.1."""
+
+    def scheme(blueprint: Blueprint, seat: Seat, rng: random.Random) -> SubModel:
+        return _windows(blueprint, seat, lambda axis: 0)
+
+    return scheme
+
+
+def rolling() -> Scheme:
+    """A window of n units that moves on by one each round, the same start for everybody.
+
+    Source: FedRolex, PAPERS.md 4.2, paper form; its released code moves downward.
+    """
+
+    def scheme(blueprint: Blueprint, seat: Seat, rng: random.Random) -> SubModel:
+        return _windows(blueprint, seat, lambda axis: seat.round)
+
+    return scheme
+
+
+def random_dropout() -> Scheme:
+    """n random units, drawn once per axis, so that a residual stream keeps one list. Source: PAPERS.md 4.3.
+
+    An axis of more than 1,024 units is drawn in runs of neighbours, which keeps the declared ranges within the wire's
+    limit (`RANGES_PER_AXIS_MAX`).
+    """
+
+    def scheme(blueprint: Blueprint, seat: Seat, rng: random.Random) -> SubModel:
+        kept = {}
+        for axis in blueprint.axes:
+            count = units_kept(seat.rates[seat.rank], axis.units)
+            run = -(-axis.units // (2 * RANGES_PER_AXIS_MAX))
+            starts = list(range(0, axis.units, run))
+            rng.shuffle(starts)
+            units = [unit for start in starts for unit in range(start, min(start + run, axis.units))][:count]
+            kept[axis.name] = [(unit * axis.unit, (unit + 1) * axis.unit) for unit in units]
+        return SubModel.of(blueprint, kept)
+
+    return scheme
+
+
+def double_shift(overlap: Schedule | None = None) -> Scheme:
+    """MSfusion's double shift: a gap between neighbours by rank, a shift by one each round, wrap-around.
+
+    `overlap` gives c per round; None is the cosine schedule from 0.5 to 0 over 200 rounds. c = 0 puts neighbours side
+    by side (coverage), c near 1 puts them on the same units (agreement). Source: PAPERS.md 1.2 (the gap is our
+    choice) and 1.3.
+    """
+    schedule = cosine() if overlap is None else overlap
+
+    def scheme(blueprint: Blueprint, seat: Seat, rng: random.Random) -> SubModel:
+        c = schedule(seat.round)
+        return _windows(blueprint, seat, lambda axis: ZETA * seat.round + _offset(axis.units, seat, c))
+
+    return scheme
+
+
+def constant(c: float) -> Schedule:
+    """The same overlap in every round. Raises `ValueError` unless 0 <= c < 1."""
+    _check_overlap(c)
+    return lambda round_index: c
+
+
+def cosine(start: float = 0.5, end: float = 0.0, rounds: int = HORIZON_ROUNDS) -> Schedule:
+    """From `start` in round 0 to `end` in round `rounds - 1` along half a cosine, then `end`. Source: PAPERS.md 1.3."""
+    _check_overlap(start)
+    _check_overlap(end)
+    last = max(1, rounds - 1)
+
+    def schedule(round_index: int) -> float:
+        done = min(round_index, last) / last
+        return end + (start - end) * 0.5 * (1 + math.cos(math.pi * done))
+
+    return schedule
+
+
+def gap(left: int, right: int, c: float) -> int:
+    """Units between the starts of two neighbours whose windows are `left` and `right` long (PAPERS.md 1.2)."""
+    return max(1, math.floor((1 - c) * min(left, right) + 0.5))
+
+
+def _offset(units: int, seat: Seat, c: float) -> int:
+    lengths = [units_kept(rate, units) for rate in seat.rates]
+    return sum(gap(lengths[rank], lengths[rank + 1], c) for rank in range(seat.rank))
+
+
+def _windows(blueprint: Blueprint, seat: Seat, start: Callable[[Axis], int]) -> SubModel:
+    rate = seat.rates[seat.rank]
+    return SubModel.of(blueprint, {axis.name: _window(axis, start(axis), rate) for axis in blueprint.axes})
+
+
+def _window(axis: Axis, start: int, rate: float) -> list[tuple[int, int]]:
+    """The window as one range of indices, or two where it wraps."""
+    units = axis.units
+    first, count = start % units, units_kept(rate, units)
+    pieces = [(first, min(first + count, units))]
+    if first + count > units:
+        pieces.append((0, first + count - units))
+    return [(a * axis.unit, b * axis.unit) for a, b in pieces]
+
+
+def _check_overlap(c: float) -> None:
+    if not 0 <= c < 1:
+        raise ValueError(f"overlap = {c!r}: must be at least 0 and below 1")

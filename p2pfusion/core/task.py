@@ -1,0 +1,228 @@
+"""`Task`: what the owner of a device brings along, a model, data and how to train; and `prepare`, which checks it.
+
+`Task` is written by users, in a file with a function `task()`. `prepare` turns it into what a node needs: a blueprint,
+genesis values, this device's part of the data, and a recipe that has been tried on one batch. Everything that can be
+wrong with a task is found here, before any network traffic, and said with its fix. All of it runs under the run's seed,
+because owners draw random numbers too.
+
+Knows no peers and no rounds.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from p2pfusion.core.blueprint import Blueprint
+from p2pfusion.core.data import Batch, Data, as_data
+from p2pfusion.core.genesis import genesis
+from p2pfusion.core.objectives import Loss, cross_entropy
+from p2pfusion.core.sequential import blueprint_of
+from p2pfusion.core.submodel import Vector
+from p2pfusion.core.training import OptimizerFactory, Recipe, flattened, loaded
+from p2pfusion.errors import LocalError, TaskError
+
+STEPS_PER_ROUND_DEFAULT_MAX = 50
+"""A round without `steps_per_round` is one pass over the own data, but no longer than this: rounds stay short."""
+EVALUATION_BATCH = 256
+"""Samples per batch of an evaluation pass; bounds its memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A model, data and how to train.
+
+    `model`: an `nn.Sequential`, sliced automatically, or a `Blueprint`. `train`, `validation`: (x, y) tensors or
+    arrays, a torch Dataset, a DataLoader, or a re-iterable of (x, y) batches; without validation no accuracy is
+    reported. `optimizer`: parameters -> torch optimizer, new every round (default SGD, lr 0.05, momentum 0.9).
+    `clip_norm`: gradients are clipped to this L2 norm, None never; without it thin slices can diverge (`Recipe`).
+    `init`: "seed" draws the start from the run's seed, "given" keeps the model's own weights, which all peers must
+    then have alike.
+    """
+
+    model: nn.Sequential | Blueprint
+    train: Any
+    validation: Any = None
+    loss: Loss = cross_entropy
+    optimizer: OptimizerFactory | None = None
+    _: KW_ONLY
+    batch_size: int = 32
+    steps_per_round: int | None = None
+    clip_norm: float | None = 1.0
+    init: Literal["seed", "given"] = "seed"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model, nn.Sequential | Blueprint):
+            raise TaskError(f"model: a {type(self.model).__name__} is neither nn.Sequential nor a Blueprint")
+        if self.init not in ("seed", "given"):
+            raise TaskError(f"init = {self.init!r}: must be 'seed' or 'given'")
+        if self.init == "given" and isinstance(self.model, Blueprint):
+            raise TaskError("init = 'given': a Blueprint has no weights of its own; use 'seed'")
+        if self.batch_size < 1 or (self.steps_per_round is not None and self.steps_per_round < 1):
+            raise TaskError("batch_size and steps_per_round must be at least 1")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise TaskError(f"clip_norm = {self.clip_norm!r}: must be above 0, or None")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A checked task: everything a node needs to know about learning."""
+
+    blueprint: Blueprint
+    genesis: Vector
+    train: Data
+    validation: Data | None
+    loss: Loss
+    optimizer: OptimizerFactory
+    steps_per_round: int
+    clip_norm: float | None = None
+
+    @property
+    def recipe(self) -> Recipe:
+        """What `training.train` takes."""
+        return Recipe(loss=self.loss, optimizer=self.optimizer, steps=self.steps_per_round, clip_norm=self.clip_norm)
+
+
+def sgd(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """The default optimizer."""
+    return torch.optim.SGD(parameters, lr=0.05, momentum=0.9)
+
+
+def prepare(task: Task, seed: int, part: tuple[int, int] | None = None) -> Prepared:
+    """Describe the model, take part `(i, n)` (i from 0) of the data, and try one batch. Raises `TaskError`."""
+    with _seeded(seed):
+        train = as_data(task.train, task.batch_size, "train")
+        x, y = _first(train, "train")
+        model = task.model
+        blueprint = model if isinstance(model, Blueprint) else blueprint_of(model, x)
+        start = flattened(model) if isinstance(model, nn.Module) and task.init == "given" else genesis(blueprint, seed)
+        validation = None
+        if task.validation is not None:
+            validation = as_data(task.validation, EVALUATION_BATCH, "validation")
+        own = train if part is None else train.part(part[0], part[1], seed)
+        steps = task.steps_per_round or min(STEPS_PER_ROUND_DEFAULT_MAX, own.batches_per_pass or 20)
+        prepared = Prepared(
+            blueprint=blueprint,
+            genesis=start,
+            train=own,
+            validation=validation,
+            loss=task.loss,
+            optimizer=task.optimizer or sgd,
+            steps_per_round=steps,
+            clip_norm=task.clip_norm,
+        )
+        _try(prepared, (x, y))
+        return prepared
+
+
+def load_task_file(path: str | Path, seed: int = 0) -> Task:
+    """Run the owner's file and call its `task()`. Raises `TaskError` with file, line and fix."""
+    file = Path(path).resolve()
+    if not file.is_file():
+        raise TaskError(f"{path}: there is no such file; give a Python file with a function task()")
+    with _seeded(seed), _importable(file.parent):
+        module = _execute(file)
+        function = getattr(module, "task", None)
+        if not callable(function):
+            raise TaskError(f"{file.name}: there is no function task(); define one that returns p2pfusion.Task(...)")
+        made = _guarded(file, function)
+    if not isinstance(made, Task):
+        line = getattr(getattr(function, "__code__", None), "co_firstlineno", 1)
+        raise TaskError(f"{file.name}:{line}: task() returned {type(made).__name__}; let it return p2pfusion.Task(...)")
+    return made
+
+
+def _execute(file: Path) -> ModuleType:
+    name = f"p2pfusion_task_{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise TaskError(f"{file.name}: is not a Python file; its name must end in .py")
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses and torch's own tools look a class's module up by name.
+    sys.modules[name] = module
+    loader = spec.loader
+    _guarded(file, lambda: loader.exec_module(module))
+    return module
+
+
+def _guarded(file: Path, call: Callable[[], Any]) -> Any:
+    """Run the owner's code; whatever it raises becomes a `TaskError` that names the owner's line."""
+    try:
+        return call()
+    except SyntaxError as error:
+        place = Path(error.filename).name if error.filename else file.name
+        raise TaskError(f"{place}:{error.lineno}: {error.msg}; fix the file's syntax") from error
+    except (Exception, SystemExit) as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == file]
+        where = f"{file.name}:{lines[-1]}" if lines else file.name
+        if isinstance(error, TaskError):
+            raise TaskError(f"{where}: {error}") from error
+        raise TaskError(f"{where}: {type(error).__name__}: {error}; the task must run by itself") from error
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """torch's global generator at this seed inside, as it was outside."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """The file's neighbours can be imported, as when Python runs it."""
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+
+
+def _first(data: Data, name: str) -> Batch:
+    try:
+        batch = next(data.once(), None)
+    except LocalError:
+        raise
+    except Exception as error:
+        raise TaskError(f"{name}: reading the first batch raised {type(error).__name__}: {error}") from error
+    if batch is None:
+        raise TaskError(f"{name}: there is no data")
+    return batch
+
+
+def _try(prepared: Prepared, batch: Batch) -> None:
+    """One forward and backward pass of the full model, so that a wrong shape is found now and named."""
+    module = loaded(prepared.blueprint, prepared.blueprint.whole(), prepared.genesis).train()
+    trained = [tensor for tensor in module.parameters() if tensor.requires_grad]
+    if not trained:
+        raise TaskError("model: every parameter is frozen; there is nothing to train")
+    x, y = batch
+    stage = "the model"
+    try:
+        output = module(x)
+        stage = f"the loss of an output {tuple(output.shape)} and labels {tuple(y.shape)}"
+        value = prepared.loss(output, y)
+        value.backward()  # type: ignore[no-untyped-call]
+        stage = "the optimizer"
+        optimizer: object = prepared.optimizer(trained)
+    except Exception as error:
+        raise TaskError(f"{stage} failed on the first batch: {type(error).__name__}: {error}") from error
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise TaskError(f"optimizer: returned {type(optimizer).__name__}; return torch.optim.SGD(parameters, ...)")
+    if not bool(torch.isfinite(value.detach()).all()):
+        raise TaskError(f"the loss of the first batch is {float(value.detach())}; check the data's scale")
+    if prepared.validation is not None:
+        labels = _first(prepared.validation, "validation")[1]
+        if labels.is_floating_point():
+            raise TaskError("validation: accuracy needs integer class labels; leave validation out for regression")

@@ -1,0 +1,133 @@
+"""Local training of one sub-model, and evaluation of the whole model.
+
+The network that trains is the narrow, dense one the blueprint builds: a 50 % slice multiplies quarter-size matrices;
+nothing is masked. Values come and go as flat float32 vectors. The optimizer is new every round: momentum of elements
+that just left the slice would be meaningless (PAPERS.md 1.5).
+
+It runs in an executor thread on copies, touches nothing shared, and knows neither round nor peers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from p2pfusion.core.blueprint import Blueprint
+from p2pfusion.core.data import Batch, Data
+from p2pfusion.core.objectives import Loss, correct
+from p2pfusion.core.submodel import SubModel, Vector
+from p2pfusion.errors import LocalError, TrainingError
+
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """How to train: the loss, a fresh optimizer for given parameters, how many steps a round has at most.
+
+    Gradients are clipped to `clip_norm` (L2, over all parameters; None: never). HeteroFL trains with 1.0 (PAPERS.md
+    4.1), and thin slices need it: the Scaler multiplies their gradients by 1/rate.
+    """
+
+    loss: Loss
+    optimizer: OptimizerFactory
+    steps: int
+    clip_norm: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """`after`: the sub-model's values (flat float32); `loss`: mean over the steps, 0.0 if there was none."""
+
+    after: Vector
+    loss: float
+    samples: int
+    steps: int
+
+
+def train(
+    blueprint: Blueprint,
+    sub_model: SubModel,
+    start: Vector,
+    batches: Iterator[Batch],
+    recipe: Recipe,
+    *,
+    seed: int = 0,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Trained:
+    """Train the sub-model from `start` (flat float32, its own size) on at most `recipe.steps` batches.
+
+    `seed` drives dropout; `should_stop` is asked before every step. Raises `TrainingError` when the loss or a parameter
+    is not finite, or when the owner's loss, network or optimizer raises.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = loaded(blueprint, sub_model, start).train()
+        optimizer = recipe.optimizer([tensor for tensor in module.parameters() if tensor.requires_grad])
+        losses: list[float] = []
+        samples = 0
+        while len(losses) < recipe.steps and not should_stop():
+            x, y = next(batches)
+            losses.append(_step(module, optimizer, recipe, (x, y), len(losses)))
+            samples += len(y)
+    after = flattened(module)
+    if not np.isfinite(after).all():
+        raise TrainingError(f"parameters are not finite after {len(losses)} steps; lower the learning rate")
+    return Trained(after=after, loss=sum(losses) / max(1, len(losses)), samples=samples, steps=len(losses))
+
+
+def evaluate(blueprint: Blueprint, vector: Vector, data: Data) -> float:
+    """Accuracy (0..1) of the whole model on one pass over labelled data, in eval mode. Raises `TrainingError`."""
+    module = loaded(blueprint, blueprint.whole(), vector).eval()
+    right = total = 0
+    with torch.no_grad():
+        for x, y in data.once():
+            right += correct(module(x), y)
+            total += y.numel()
+    if not total:
+        raise TrainingError("validation: there is no data")
+    return right / total
+
+
+def loaded(blueprint: Blueprint, sub_model: SubModel, values: Vector) -> nn.Module:
+    """The sub-model's network holding these values (flat float32, copied). Raises `ValueError` for another size."""
+    module = blueprint.build(sub_model)
+    # An own copy: sealed vectors are read-only, which torch cannot express.
+    flat = torch.from_numpy(np.array(values, np.float32))
+    if flat.numel() != sum(tensor.numel() for tensor in module.parameters()):
+        raise ValueError(f"{flat.numel()} values for a network of another size")
+    start = 0
+    with torch.no_grad():
+        for tensor in module.parameters():
+            tensor.copy_(flat[start : start + tensor.numel()].view(tensor.shape))
+            start += tensor.numel()
+    return module
+
+
+def flattened(module: nn.Module) -> Vector:
+    """A module's parameters as one flat float32 vector, in order; a copy."""
+    pieces = [tensor.detach().reshape(-1) for tensor in module.parameters()]
+    return np.asarray(torch.cat(pieces).numpy(), np.float32)
+
+
+def _step(module: nn.Module, optimizer: torch.optim.Optimizer, recipe: Recipe, batch: Batch, step: int) -> float:
+    """One optimizer step; returns the loss before it."""
+    try:
+        optimizer.zero_grad(set_to_none=True)
+        value = recipe.loss(module(batch[0]), batch[1])
+        value.backward()  # type: ignore[no-untyped-call]
+        if recipe.clip_norm is not None:
+            nn.utils.clip_grad_norm_(module.parameters(), recipe.clip_norm)
+        optimizer.step()
+        number = float(value.detach())
+    except LocalError:
+        raise
+    except Exception as error:
+        raise TrainingError(f"step {step + 1}: {type(error).__name__}: {error}") from error
+    if not np.isfinite(number):
+        raise TrainingError(f"the loss is {number} in step {step + 1}; lower the learning rate or check the data")
+    return number

@@ -1,0 +1,62 @@
+"""The replica: sealed values are never changed in place, heads are slices, residuals move."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p2pfusion.core.fold import fold
+from p2pfusion.core.replica import Replica
+from p2pfusion.core.submodel import extract
+from p2pfusion.zoo.blueprints import mlp
+from tests.core.strategies import blueprints, contributions, sub_models, vectors
+
+
+@given(st.data())
+def test_a_head_is_a_slice_of_the_folded_model(data: st.DataObject) -> None:
+    blueprint = data.draw(blueprints())
+    sealed = data.draw(vectors(blueprint.size))
+    rounds = data.draw(st.lists(contributions(blueprint, 2), max_size=3))
+    target = data.draw(sub_models(blueprint))
+    replica = Replica(blueprint, sealed)
+    model = sealed
+    for items in rounds:
+        model = fold(blueprint, blueprint.whole(), model, items)
+    assert replica.head(target, rounds).tobytes() == extract(blueprint, model, target).tobytes()
+    assert replica.head(target, rounds).flags.writeable
+
+
+@given(st.data())
+def test_the_residual_is_taken_once(data: st.DataObject) -> None:
+    blueprint = data.draw(blueprints())
+    mine, next_one = data.draw(sub_models(blueprint)), data.draw(sub_models(blueprint))
+    replica = Replica(blueprint, np.zeros(blueprint.size, np.float32))
+    assert not replica.take_residual(next_one).any()
+    assert not replica.has_residual
+    values = np.arange(1, mine.size(blueprint) + 1, dtype=np.float32)
+    replica.add_residual(mine, values)
+    taken = replica.take_residual(next_one)
+    assert np.count_nonzero(taken) == mine.overlap(next_one, blueprint)
+    assert not replica.take_residual(next_one).any()
+    assert taken.sum(dtype=float) + replica.residual.sum(dtype=float) == values.sum(dtype=float)
+    replica.add_residual(next_one, taken)
+    replica.add_residual(mine, values, sign=-1.0)
+    assert not replica.residual.any()
+    assert replica.has_residual
+
+
+def test_sealed_is_read_only_and_replaced() -> None:
+    blueprint = mlp(2, (4,), 2)
+    first, second = np.zeros(blueprint.size, np.float32), np.ones(blueprint.size, np.float32)
+    replica = Replica(blueprint, first)
+    with pytest.raises(ValueError, match="read-only"):
+        replica.sealed[0] = 1
+    replica.sealed = second
+    assert replica.sealed is second
+    assert not first.any()
+    with pytest.raises(ValueError, match="float32"):
+        replica.sealed = np.ones(blueprint.size + 1, np.float32)
+    with pytest.raises(ValueError, match="float32"):
+        Replica(blueprint, np.ones(blueprint.size))

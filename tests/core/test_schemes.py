@@ -1,0 +1,90 @@
+"""Split schemes: what every one of them promises."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p2pfusion.config import RANGES_PER_AXIS_MAX
+from p2pfusion.core.blueprint import Axis, Blueprint, Dim, Init, Parameter, units_kept
+from p2pfusion.core.schemes import Scheme, Seat, constant, cosine, double_shift, full, random_dropout, rolling, static
+from tests.core.strategies import blueprints, no_module
+
+SCHEMES = {"static": static(), "rolling": rolling(), "random": random_dropout(), "double shift": double_shift()}
+
+
+@st.composite
+def seats(draw: st.DrawFn) -> Seat:
+    rates = tuple(draw(st.lists(st.floats(0.01, 1), min_size=1, max_size=6)))
+    rank = draw(st.integers(0, len(rates) - 1))
+    return Seat(rank=rank, peers=len(rates), round=draw(st.integers(0, 500)), rates=rates)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES.keys())
+@given(data=st.data())
+def test_every_scheme_keeps_exactly_its_rate_of_every_axis(scheme: Scheme, data: st.DataObject) -> None:
+    blueprint, seat = data.draw(blueprints()), data.draw(seats())
+    sub_model = scheme(blueprint, seat, random.Random(seat.round))
+    sub_model.validate(blueprint)
+    assert sub_model.blocks == blueprint.blocks
+    for axis in blueprint.axes:
+        assert sub_model.width(blueprint, axis.name) == units_kept(seat.rates[seat.rank], axis.units) * axis.unit
+
+
+@given(st.data())
+def test_full_is_the_whole_model(data: st.DataObject) -> None:
+    blueprint, seat = data.draw(blueprints()), data.draw(seats())
+    assert full()(blueprint, seat, random.Random(0)) == blueprint.whole()
+
+
+@given(st.data())
+def test_a_scheme_depends_on_the_generator_it_is_given(data: st.DataObject) -> None:
+    blueprint, seat = data.draw(blueprints()), data.draw(seats())
+    first = random_dropout()(blueprint, seat, random.Random("same"))
+    assert first == random_dropout()(blueprint, seat, random.Random("same"))
+
+
+@pytest.mark.parametrize("units", [2 * RANGES_PER_AXIS_MAX, 2 * RANGES_PER_AXIS_MAX + 1, 9 * RANGES_PER_AXIS_MAX + 7])
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
+def test_random_dropout_of_wide_axes_stays_within_the_wires_ranges(units: int, rate: float) -> None:
+    parameter = Parameter("w", "a", (Dim("h"),), Init(None))
+    blueprint = Blueprint(("a",), (Axis("h", units),), (parameter,), no_module)
+    seat = Seat(rank=0, peers=1, round=0, rates=(rate,))
+    sub_model = random_dropout()(blueprint, seat, random.Random(4))
+    assert len(sub_model.ranges(blueprint, "h")) <= RANGES_PER_AXIS_MAX
+    assert sub_model.width(blueprint, "h") == units_kept(rate, units)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"rank": 2},
+        {"rank": -1},
+        {"round": -1},
+        {"rates": (0.5,)},
+        {"rates": (0.5, 0.0)},
+        {"rates": (0.5, 1.1)},
+    ],
+)
+def test_seats_are_checked(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"needs|rate"):
+        Seat(**{"rank": 0, "peers": 2, "round": 0, "rates": (0.5, 0.5), **wrong})
+
+
+@pytest.mark.parametrize("c", [-0.1, 1.0])
+def test_overlaps_are_checked(c: float) -> None:
+    for make in (constant, cosine, lambda wrong: cosine(0.5, wrong)):
+        with pytest.raises(ValueError, match="overlap"):
+            make(c)
+
+
+@given(st.floats(0, 0.99), st.floats(0, 0.99), st.integers(1, 300), st.integers(0, 400))
+def test_the_cosine_schedule_goes_from_start_to_end_and_stays(start: float, end: float, rounds: int, at: int) -> None:
+    schedule = cosine(start, end, rounds)
+    assert schedule(0) == pytest.approx(start)
+    assert schedule(max(1, rounds - 1)) == schedule(rounds + 50) == pytest.approx(end)
+    assert np.sign(schedule(at) - schedule(at + 1)) in (0, np.sign(start - end))

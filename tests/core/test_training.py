@@ -1,0 +1,119 @@
+"""Training a slice: it learns, it is reproducible, it stops when told, and it says what went wrong."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from p2pfusion.core.data import Batch, as_data
+from p2pfusion.core.genesis import genesis
+from p2pfusion.core.objectives import cross_entropy
+from p2pfusion.core.submodel import SubModel, extract
+from p2pfusion.core.training import Recipe, Trained, evaluate, loaded, train
+from p2pfusion.errors import TaskError, TrainingError
+from p2pfusion.zoo.blueprints import mlp
+
+BLUEPRINT = mlp(4, (8,), 2)
+HALF = SubModel.of(BLUEPRINT, {"hidden1": [range(1, 5)]})
+GENESIS = genesis(BLUEPRINT, 0)
+_GENERATOR = torch.Generator().manual_seed(0)
+X = torch.randn(64, 4, generator=_GENERATOR)
+DATA = as_data((X, (X.sum(1) > 0).long()), 16, "train")
+
+
+def sgd(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=0.5)
+
+
+def wild(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=1e38)
+
+
+def batches() -> Iterator[Batch]:
+    return DATA.batches(random.Random(0))
+
+
+def run(steps: int = 40, **changes: object) -> Trained:
+    recipe = Recipe(**{"loss": cross_entropy, "optimizer": sgd, "steps": steps, **changes})
+    return train(BLUEPRINT, HALF, extract(BLUEPRINT, GENESIS, HALF), batches(), recipe)
+
+
+def test_a_slice_learns_and_counts() -> None:
+    trained = run()
+    assert (trained.steps, trained.samples) == (40, 640)
+    assert trained.after.dtype == np.float32
+    assert trained.after.shape == (HALF.size(BLUEPRINT),)
+    narrow = loaded(BLUEPRINT, HALF, trained.after).eval()
+    assert (narrow(X).argmax(1) == (X.sum(1) > 0)).float().mean() > 0.9
+    assert run(1).loss > trained.loss > run(200).loss
+
+
+def test_training_is_reproducible_and_touches_neither_its_input_nor_the_global_generator() -> None:
+    start = extract(BLUEPRINT, GENESIS, HALF)
+    start.flags.writeable = False
+    state = torch.get_rng_state()
+    recipe = Recipe(loss=cross_entropy, optimizer=sgd, steps=5)
+    first = train(BLUEPRINT, HALF, start, batches(), recipe)
+    assert first.after.tobytes() == train(BLUEPRINT, HALF, start, batches(), recipe).after.tobytes()
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_should_stop_is_asked_before_every_step() -> None:
+    answers = iter([False, False, True])
+    recipe = Recipe(loss=cross_entropy, optimizer=sgd, steps=9)
+    start = extract(BLUEPRINT, GENESIS, HALF)
+    trained = train(BLUEPRINT, HALF, start, batches(), recipe, should_stop=lambda: next(answers))
+    assert trained.steps == 2
+    stopped = train(BLUEPRINT, HALF, start, batches(), recipe, should_stop=lambda: True)
+    assert (stopped.steps, stopped.samples, stopped.loss) == (0, 0, 0.0)
+    assert (stopped.after == start).all()
+
+
+def test_gradients_are_clipped() -> None:
+    start = extract(BLUEPRINT, GENESIS, HALF)
+    moved = run(1, clip_norm=1e-3).after - start
+    assert 0 < np.linalg.norm(moved) < 0.5 * 1e-3 * 1.01
+    assert np.linalg.norm(run(1).after - start) > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"loss": lambda output, target: output.sum() * torch.nan}, "step 1; lower"),
+        ({"loss": lambda output, target: output.sum() / 0}, "loss is"),
+        ({"loss": lambda output, target: {}["x"]}, "step 1: KeyError"),
+        (
+            {"loss": lambda output, target: 1e9 * output.sum(), "optimizer": wild, "steps": 1},
+            "not finite after 1 steps",
+        ),
+    ],
+)
+def test_what_goes_wrong_is_a_training_error(changes: dict[str, object], words: str) -> None:
+    with pytest.raises(TrainingError, match=words):
+        run(**changes)
+
+
+def test_errors_with_their_own_words_pass() -> None:
+    def loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        raise TaskError("mine")
+
+    with pytest.raises(TaskError, match="mine"):
+        run(loss=loss)
+
+
+def test_evaluate_counts_every_sample_once_in_eval_mode() -> None:
+    accuracy = evaluate(BLUEPRINT, GENESIS, DATA)
+    module = loaded(BLUEPRINT, BLUEPRINT.whole(), GENESIS).eval()
+    assert accuracy == (module(X).argmax(1) == (X.sum(1) > 0)).float().mean().item()
+    with pytest.raises(TrainingError, match="no data"):
+        evaluate(BLUEPRINT, GENESIS, as_data([], 4, "validation"))
+
+
+def test_loaded_checks_the_size() -> None:
+    with pytest.raises(ValueError, match="another size"):
+        loaded(BLUEPRINT, HALF, GENESIS)
