@@ -1,0 +1,100 @@
+"""Networks declared by hand: a multi-layer perceptron and a residual convolutional network.
+
+The declarations are plain data; torch is loaded by `networks` only when one is built, so a simulated swarm of many
+hosts can describe, slice and fold these models without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from p2pfusion.core.blueprint import Axis, Blueprint, Dim, Init, Parameter
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_ONES, _ZEROS = Init(None, 1.0), Init(None, 0.0)
+
+
+def mlp(inputs: int, hidden: Sequence[int], outputs: int) -> Blueprint:
+    """Linear layers with ReLU between; input (batch, inputs), output (batch, outputs). One axis per hidden layer."""
+    axes = tuple(Axis(f"hidden{number}", size) for number, size in enumerate(hidden, 1))
+    names = [*(axis.name for axis in axes), "out"]
+    into = [Dim(None, inputs), *(Dim(axis.name) for axis in axes)]
+    out = [*into[1:], Dim(None, outputs)]
+    parameters = tuple(
+        parameter
+        for place, name in enumerate(names)
+        for parameter in _affine(name, name, (out[place], into[place]), Init((into[place],)))
+    )
+
+    def factory(widths: Mapping[str, int], full: Mapping[str, int]) -> nn.Module:
+        from p2pfusion.zoo.networks import Mlp
+
+        kept = [widths[axis.name] for axis in axes]
+        return Mlp(names, [inputs, *kept, outputs], [1.0, *(widths[axis.name] / full[axis.name] for axis in axes)])
+
+    return Blueprint(tuple(names), axes, parameters, factory)
+
+
+def residual_cnn(
+    channels: int, widths: Sequence[int], outputs: int, *, blocks_per_stage: int = 2, groups: int = 8
+) -> Blueprint:
+    """A pre-activation residual network with GroupNorm for images (batch, channels, height, width).
+
+    Stage s has `widths[s]` channels and, but for the first, half the resolution of the one before. A stage's residual
+    stream is one axis, every inner convolution another, because whatever is added must keep the same channels. Axes
+    move in whole groups (`width / groups` channels). Source of the slicing rules: PAPERS.md 1.4.
+    """
+    if any(width % groups for width in widths):
+        raise ValueError(f"widths {tuple(widths)}: each must be divisible by groups = {groups}")
+    axes: list[Axis] = []
+    parameters = [_kernel("stem.conv", "stem", Dim("stage0"), Dim(None, channels), 3)]
+    blocks = ["stem"]
+    for stage, width in enumerate(widths):
+        axes.append(Axis(f"stage{stage}", width, width // groups))
+        for number in range(blocks_per_stage):
+            name = f"stage{stage}_{number}"
+            axes.append(Axis(f"{name}.inner", width, width // groups))
+            blocks.append(name)
+            into = f"stage{stage - 1}" if stage and not number else f"stage{stage}"
+            parameters += _residual(name, into, f"{name}.inner", f"stage{stage}")
+    stream = Dim(f"stage{len(widths) - 1}")
+    blocks.append("head")
+    parameters += _affine("head.norm", "head", (stream,), _ONES, _ZEROS)
+    parameters += _affine("head.linear", "head", (Dim(None, outputs), stream), Init((stream,)))
+
+    def factory(kept: Mapping[str, int], full: Mapping[str, int]) -> nn.Module:
+        from p2pfusion.zoo.networks import ResidualCnn
+
+        units = {axis.name: axis.unit for axis in axes}
+        return ResidualCnn((channels, outputs), (len(widths), blocks_per_stage), units, kept, full)
+
+    return Blueprint(tuple(blocks), tuple(axes), tuple(parameters), factory)
+
+
+def _residual(name: str, into: str, inner: str, out: str) -> list[Parameter]:
+    """norm, conv, norm, conv, and a 1x1 shortcut where the stream changes; in the order the module registers them."""
+    parameters = [
+        *_affine(f"{name}.norm1", name, (Dim(into),), _ONES, _ZEROS),
+        _kernel(f"{name}.conv1", name, Dim(inner), Dim(into), 3),
+        *_affine(f"{name}.norm2", name, (Dim(inner),), _ONES, _ZEROS),
+        _kernel(f"{name}.conv2", name, Dim(out), Dim(inner), 3),
+    ]
+    if into != out:
+        parameters.append(_kernel(f"{name}.shortcut", name, Dim(out), Dim(into), 1))
+    return parameters
+
+
+def _affine(name: str, block: str, dims: tuple[Dim, ...], weight: Init, bias: Init | None = None) -> list[Parameter]:
+    """Weight and bias of a Linear or a normalisation; a Linear's bias starts like its weight."""
+    return [
+        Parameter(f"{name}.weight", block, dims, weight),
+        Parameter(f"{name}.bias", block, dims[:1], weight if bias is None else bias),
+    ]
+
+
+def _kernel(name: str, block: str, out: Dim, into: Dim, size: int) -> Parameter:
+    kernel = (Dim(None, size), Dim(None, size))
+    return Parameter(f"{name}.weight", block, (out, into, *kernel), Init((into, *kernel)))
