@@ -37,6 +37,8 @@ ADDRESSES_MAX = 4
 SHARDS_MAX = 64
 DIGESTS_PER_REPORT_MAX = 64
 WEIGHT_MAX = 1 << 32
+VALUE_MAX = 1e20
+"""Largest magnitude in a contribution: times the largest weight and 1,024 authors it still fits a float32 sum."""
 SEGMENTS_MAX = 1 << 16
 AXES_MAX = 256
 BLOCKS_MAX = 1024

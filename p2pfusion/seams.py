@@ -110,7 +110,7 @@ class Checkpoint:
     chain: bytes
     weight: int
     links: bytes
-    model: dict[str, "object"]
+    model: dict[str, object]
 
 
 class Store(Protocol):

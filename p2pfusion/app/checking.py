@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from time import perf_counter
 
@@ -21,7 +21,7 @@ from p2pfusion.config import NodeConfig
 from p2pfusion.core.schemes import Seat
 from p2pfusion.core.submodel import SubModel, extract
 from p2pfusion.core.task import Prepared, prepare
-from p2pfusion.core.training import Recipe, train
+from p2pfusion.core.training import train
 from p2pfusion.wire.compression import segment_sizes
 
 TIMED_STEPS = 5
@@ -105,7 +105,7 @@ def step_s(prepared: Prepared, sub_model: SubModel) -> float:
     """Median seconds of one training step of this sub-model, on this computer, now."""
     start = extract(prepared.blueprint, prepared.genesis, sub_model)
     batches = prepared.train.batches(random.Random(0))
-    recipe = Recipe(loss=prepared.loss, optimizer=prepared.optimizer, steps=1)
+    recipe = replace(prepared.recipe, steps=1)
     times = []
     for _ in range(1 + TIMED_STEPS):
         began = perf_counter()

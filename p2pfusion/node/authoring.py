@@ -20,6 +20,7 @@ from p2pfusion.errors import StoreError, TrainingError
 from p2pfusion.node.state import State
 from p2pfusion.seams import Identity
 from p2pfusion.swarm.cadence import weight_of
+from p2pfusion.swarm.gate import is_sound
 from p2pfusion.swarm.ledger import Entry
 from p2pfusion.wire.codec import contribution_id
 from p2pfusion.wire.compression import decode_into, elements_per_segment, encode
@@ -88,8 +89,10 @@ class Authoring:
         delta = delta + state.replica.take_residual(sub_model)
         codec = state.config.codec
         segments, infos, decoded = await state.doors.compute.run(lambda: _encoded(codec, delta), lane="train")
-        if not bool(np.isfinite(decoded).all()):
-            raise TrainingError("training produced numbers that are not finite: lower the learning rate")
+        if not is_sound(decoded):
+            raise TrainingError(
+                "training produced numbers that are not finite or beyond reason: lower the learning rate"
+            )
         round_ = await self._reserve()
         if round_ == FLOOR_NEVER:
             state.replica.add_residual(sub_model, delta)

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 
-from p2pfusion.config import FRESH_PER_CALL_MAX, INLINE_BYTES_MAX
+from p2pfusion.config import FRESH_PER_CALL_MAX, INLINE_BYTES_MAX, OPEN_ROUNDS_MAX
 from p2pfusion.errors import Refused, RemoteError
 from p2pfusion.node.calls import Calls, Strangers
 from p2pfusion.node.state import State
@@ -147,7 +147,7 @@ class Gossiping:
                 if isinstance(target, str):
                     self.strangers.forget(target)
                 self._state.spoken.told(answer.sender, message.reports)
-                self._state.spoken.told_of(answer.sender, fresh)
+                self._state.spoken.told_of(answer.sender, map(contribution_id, message.fresh))
                 self.absorb(answer)
             elif reply.status == 409:
                 self._other_run(reply)
@@ -247,7 +247,7 @@ class Gossiping:
     ) -> None:
         id_, ledger = contribution_id(manifest), self._state.ledger
         self._state.spoken.told_of(sender, [id_])
-        if id_ in ledger.entries or not self.admit(id_, manifest):
+        if id_ in ledger.entries or id_ in self._rejected or not self.admit(id_, manifest):
             return
         entry = ledger.entries[id_]
         for index, data in enumerate(segments.get(id_, ())):
@@ -257,12 +257,15 @@ class Gossiping:
                 and ledger.put(entry, index, data)
             ):
                 self._state.completed(entry)
-        if sender == manifest.peer:
+        if sender == manifest.peer and not entry.is_complete:
             self._state.wanted.offer(id_, sender, None)
         self._state.bells["fetch"].ring()
 
     def admit(self, id_: ContributionId, manifest: Contribution) -> bool:
-        """The gate, then the ledger; a new one is passed on. False: refused or too late, not to be asked for again."""
+        """The gate, then the ledger; a new one is passed on. False: refused or too late, not to be asked for again.
+
+        One for a round too far ahead is not kept either, but it may be offered again when the tip has followed.
+        """
         state = self._state
         reason = judge(manifest, state.blueprint, state.config.run)
         wanted = id_ in state.needed
@@ -271,12 +274,13 @@ class Gossiping:
             return True
         if reason is not None:
             state.warn("refused-contribution", f"peer {manifest.peer.hex()[:8]} sent a contribution refused: {reason}")
-        else:
+        elif manifest.round <= state.ledger.tip.round:
             state.late += 1
-        if len(self._rejected) >= REJECTED_MAX:
-            del self._rejected[next(iter(self._rejected))]
-        self._rejected[id_] = None
         state.wanted.done(id_)
+        if reason is not None or manifest.round <= state.ledger.tip.round + OPEN_ROUNDS_MAX:
+            if len(self._rejected) >= REJECTED_MAX:
+                del self._rejected[next(iter(self._rejected))]
+            self._rejected[id_] = None
         return False
 
     # -- another run ------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
 
-from p2pfusion.config import WEIGHT_MAX, RunConfig
+from p2pfusion.config import VALUE_MAX, WEIGHT_MAX, RunConfig
 from p2pfusion.core.blueprint import Blueprint
 from p2pfusion.wire.compression import CODECS, Body, decode_into, segment_sizes
 from p2pfusion.wire.messages import Contribution
@@ -38,18 +38,18 @@ def judge_segment(manifest: Contribution, index: int, data: Body) -> str | None:
         return "hash"
     values = np.empty(expected.size // CODECS[manifest.codec].element_bytes, np.float32)
     decode_into(manifest.codec, data, values)
-    return None if is_finite(values) else "finite"
+    return None if is_sound(values) else "finite"
 
 
-def is_finite(values: NDArray[np.float32]) -> bool:
-    """Whether all elements are finite. Exact, and the same on every machine.
+def is_sound(values: NDArray[np.float32]) -> bool:
+    """Whether all elements are finite and at most `VALUE_MAX`. Exact, and the same on every machine.
 
-    A sum of squares cannot cancel, so if it is finite, every element is: one pass without a temporary array. Large but
-    finite elements overflow it; only then is each element looked at.
+    A sum of squares cannot cancel, so if it is finite, every element is below 2e19: one pass without a temporary array.
+    Only when it is not, each element is looked at.
     """
     with np.errstate(all="ignore"):
         squares = np.dot(values, values)
-    return bool(np.isfinite(squares)) or bool(np.isfinite(values).all())
+    return bool(np.isfinite(squares)) or bool((np.abs(values) <= VALUE_MAX).all())
 
 
 def _has_right_sub_model(manifest: Contribution, blueprint: Blueprint, _: RunConfig) -> bool:

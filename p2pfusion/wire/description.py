@@ -24,6 +24,7 @@ from p2pfusion.config import (
     RANGES_PER_AXIS_MAX,
     SEGMENT_BYTES_MAX,
     SEGMENTS_MAX,
+    VALUE_MAX,
     WEIGHT_MAX,
     RunConfig,
 )
@@ -48,6 +49,7 @@ def settings(run: RunConfig, fingerprint: bytes, genesis_hash: bytes) -> Lines:
     """
     limits = {
         "weight": WEIGHT_MAX,
+        "magnitude": VALUE_MAX,
         "segment bytes": SEGMENT_BYTES_MAX,
         "segments": SEGMENTS_MAX,
         "manifest bytes": MANIFEST_BYTES_MAX,

@@ -1,0 +1,1 @@
+"""The virtual world: the same node on a loop without real time, over a network, discovery and compute in memory."""

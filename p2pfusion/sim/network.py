@@ -1,0 +1,277 @@
+"""A network in memory: hosts with one address each, directed links with latency, jitter, loss and bandwidth.
+
+`SimTransport(network, host)` is the simulator's `Transport`. A call is two packets, a request and a reply, and each
+takes the directed link between the two hosts:
+
+    leaves   when the link has sent everything before it, at bandwidth_bytes_per_s      (`links`)
+    arrives  latency_s + jitter later, never before the packet that left before it
+    or not   with probability `loss`; or if an end is down or the pair severed as it leaves or arrives
+    answered by the handler of the target, whose own limits are those of a real server  (`hosts`)
+
+A packet that gets lost is silence: the caller learns of it by its own deadline. Nobody listening at a live address
+is a refusal, which travels back like a reply and raises `Unreachable`. A link stops sending for a caller whose deadline
+has passed, as a closed TCP connection does; so no queue outlives the calls that filled it.
+
+The request's handler is a task of the network's own `TaskGroup`, not of the caller: a caller that gives up or is
+cancelled does not cancel it, just as aiohttp's server goes on with a request whose client has gone. A crash cancels it.
+
+All chance comes from the given generator, two draws a packet, drawn as packets leave; nothing iterates a set. So one
+seed is one history on a `VirtualLoop`. Faults are made here and never in a node: `crash`, `sever`, `blocked`.
+This module knows neither nodes nor what the bytes mean. The model of a link is ours and simple: what leaves one host on
+two links does not share an antenna.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
+from functools import partial
+from types import TracebackType
+from typing import Self
+
+from p2pfusion.errors import ConfigError, DeadlineExceeded, LocalError, PortError, Unreachable, WireError
+from p2pfusion.seams import Handler, Reply, Request
+from p2pfusion.sim.hosts import Call, Host
+from p2pfusion.sim.links import HEADER_BYTES, Fate, Link, LinkModel, Packet, Trace, Traffic
+from p2pfusion.wire.routes import reply_bytes_max
+
+__all__ = ["Fate", "LinkModel", "Network", "Packet", "SimTransport", "Trace", "Traffic"]
+
+HOSTS_MAX = 4096
+"""Hosts are numbered 1 to this; four times as many peers as a node keeps. Bounds the table of links."""
+PORT = 7000
+CALLS_IN_FLIGHT_MAX = 64
+"""Calls of one host that run at once; more wait for their turn under their deadline, as in an HTTP client's pool."""
+CALLS_PER_PEER_MAX = 8
+"""The same towards one peer, so that a silent peer holds up calls to itself alone."""
+NOWHERE = 0
+"""The host behind every address that nobody has: it refuses."""
+
+
+class Network:
+    """All hosts and links. An async context manager: handlers run in its task group and end with it.
+
+    `overrides` gives single directed pairs (source, target) another model; it may be changed while running.
+    `blocked`, a function of (source, target), is asked for each packet as it leaves and as it arrives.
+    """
+
+    def __init__(
+        self,
+        rng: random.Random,
+        link: LinkModel,
+        *,
+        overrides: Mapping[tuple[int, int], LinkModel] | None = None,
+        trace: Trace | None = None,
+    ) -> None:
+        self.link = link
+        self.overrides = dict(overrides or {})
+        self.blocked: Callable[[int, int], bool] = lambda source, target: False
+        self._rng = rng
+        self._trace = trace
+        self._hosts: dict[int, Host] = {}
+        self._numbers: dict[str, int] = {}
+        self._links: dict[tuple[int, int], Link] = {}
+        self._severed: set[tuple[int, int]] = set()  # only ever asked for membership
+        self._group: asyncio.TaskGroup | None = None
+
+    async def __aenter__(self) -> Self:
+        self._group = await asyncio.TaskGroup().__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        group, self._group = self._group, None  # packets still on their way arrive nowhere
+        for host in self._hosts.values():
+            host.drop_requests()
+        if group is not None:
+            await group.__aexit__(None, None, None)
+
+    @staticmethod
+    def address(host: int) -> str:
+        """`10.0.0.7:7000` for host 7."""
+        return f"10.0.{host >> 8}.{host & 255}:{PORT}"
+
+    def crash(self, host: int) -> None:
+        """Silence from now on: what it is answering is cancelled, nothing reaches or leaves it, its calls hang."""
+        self._hosts[host].up = False
+        self._hosts[host].drop_requests()
+
+    def revive(self, host: int) -> None:
+        """Back on the network; it answers again if its transport was not closed meanwhile."""
+        self._hosts[host].up = True
+
+    def sever(self, one: int, other: int) -> None:
+        """Cut both directions between two hosts, packets in flight included."""
+        self._severed.update(((one, other), (other, one)))
+
+    def heal(self, one: int, other: int) -> None:
+        """Undo `sever`."""
+        self._severed.difference_update(((one, other), (other, one)))
+
+    def traffic(self, host: int) -> Traffic:
+        """The counters of one host since the network was made."""
+        counted = self._hosts[host]
+        return Traffic(**{item.name: getattr(counted, item.name) for item in fields(Traffic)})
+
+    @property
+    def handler_errors(self) -> int:
+        """Handlers that raised, all hosts together; each was answered 500 and is a bug."""
+        return sum(host.handler_errors for host in self._hosts.values())
+
+    def _host(self, number: int) -> Host:
+        """The machine of that number, made at its first use."""
+        if not 1 <= number <= HOSTS_MAX:
+            raise ConfigError(f"host {number}: must be 1 to {HOSTS_MAX}")
+        self._numbers[self.address(number)] = number
+        return self._hosts.setdefault(number, Host())
+
+    def number(self, address: str) -> int:
+        """The host of an address, `NOWHERE` for one that nobody has."""
+        return self._numbers.get(address, NOWHERE)
+
+    def ask(self, call: Call) -> None:
+        """Send the request of a call whose deadline its caller watches."""
+        packet = Packet("request", call.source, call.target, call.request.path, len(call.request.body))
+        self._send(packet, call.give_up_s, partial(self._asked, call))
+
+    def _asked(self, call: Call) -> None:
+        """A request has arrived (loop callback)."""
+        host = self._hosts.get(call.target)
+        if host is None or host.handler is None or self._group is None:
+            self._answer(call, None)
+        elif (refusal := host.refusal(call.request)) is not None:
+            self._answer(call, refusal)
+        else:
+            task = self._group.create_task(self._handle(call, host, host.handler))
+            host.answering[task] = None
+            task.add_done_callback(host.answering.pop)
+
+    async def _handle(self, call: Call, host: Host, handler: Handler) -> None:
+        try:
+            self._answer(call, await host.handle(handler, call.request))
+        except asyncio.CancelledError:
+            self._answer(call, None)  # as a closed connection; after a crash it does not get out
+            raise
+
+    def _answer(self, call: Call, reply: Reply | None) -> None:
+        size_bytes = len(reply.body) if reply else 0
+        packet = Packet("reply" if reply else "refusal", call.target, call.source, call.request.path, size_bytes)
+        self._send(packet, call.give_up_s, partial(call.settle, reply))
+
+    def _send(self, packet: Packet, give_up_s: float, arrive: Callable[[], None]) -> None:
+        """Put a packet on its link; `arrive` is called when and if it gets there."""
+        pair = (packet.source, packet.target)
+        jitter, chance = self._rng.random(), self._rng.random()  # always two draws, so that histories stay comparable
+        if self._is_cut(packet.source, pair):
+            return self._note("cut", packet)
+        loop, model = asyncio.get_running_loop(), self.overrides.get(pair, self.link)
+        link = self._links.setdefault(pair, Link())
+        duration_s = (packet.size_bytes + HEADER_BYTES) / model.bandwidth_bytes_per_s
+        left_s = link.transmit(loop.time(), duration_s, give_up_s)
+        if left_s is None:
+            return self._note("late", packet)
+        if source := self._hosts.get(packet.source):
+            source.sent_bytes += packet.size_bytes
+            source.sent_packets += 1
+        if chance < model.loss:
+            return self._note("lost", packet)
+        self._note("sent", packet)
+        arrives_s = link.arrival(left_s + model.latency_s + jitter * model.jitter_s)
+        loop.call_at(arrives_s, self._arrive, packet, arrive)
+
+    def _arrive(self, packet: Packet, arrive: Callable[[], None]) -> None:
+        if self._is_cut(packet.target, (packet.source, packet.target)):
+            return self._note("cut", packet)
+        if target := self._hosts.get(packet.target):
+            target.received_bytes += packet.size_bytes
+            target.received_packets += 1
+        self._note("arrived", packet)
+        arrive()
+
+    def _is_cut(self, end: int, pair: tuple[int, int]) -> bool:
+        """Does nothing pass at this end of this pair now?"""
+        host = self._hosts.get(end)
+        is_down = self._group is None or (host is not None and not host.up)
+        return is_down or pair in self._severed or self.blocked(*pair)
+
+    def _note(self, fate: Fate, packet: Packet) -> None:
+        if self._trace is not None:
+            self._trace(asyncio.get_running_loop().time(), fate, packet)
+
+
+class SimTransport:
+    """The `Transport` of one host. One transport at a time serves a host; after `close` another may."""
+
+    def __init__(self, network: Network, host: int) -> None:
+        self._network = network
+        self._number = host
+        self._host = network._host(host)
+        self._slots = asyncio.Semaphore(CALLS_IN_FLIGHT_MAX)
+        self._slots_of: dict[int, asyncio.Semaphore] = {}  # at most one a host
+        self._calls: dict[Call, None] = {}  # at most CALLS_IN_FLIGHT_MAX
+        self._is_serving = False
+        self._is_closed = False
+
+    async def call(self, address: str, request: Request, *, deadline_s: float, into: memoryview | None = None) -> Reply:
+        """See `seams.Transport.call`. On a closed transport raises `Unreachable`, for a foreign path `LocalError`."""
+        if not request.path.startswith("/v1/"):
+            raise LocalError(f"not a path of the protocol: {request.path!r}")
+        target = self._network.number(address)
+        peer_slots = self._slots_of.setdefault(target, asyncio.Semaphore(CALLS_PER_PEER_MAX))
+        try:
+            async with asyncio.timeout(deadline_s) as limit, peer_slots, self._slots:
+                reply = await self._ask(target, request, limit.when())
+        except TimeoutError:
+            raise DeadlineExceeded(f"no answer from {address} within {deadline_s:g} s") from None
+        if reply is None:
+            raise Unreachable(f"nobody answers at {address}")
+        if into is not None and reply.status == 200:
+            return _fill(reply, into)
+        if len(reply.body) > (bytes_max := reply_bytes_max(request.path, reply.status)):
+            raise WireError(f"the answer has {len(reply.body)} bytes, the limit of its route is {bytes_max}")
+        return reply
+
+    async def _ask(self, target: int, request: Request, give_up_s: float | None) -> Reply | None:
+        if self._is_closed:
+            return None
+        is_fixed = isinstance(request.body, bytes)  # any other buffer may change while the request travels
+        sent = request if is_fixed else replace(request, body=bytes(request.body))
+        answer: asyncio.Future[Reply | None] = asyncio.get_running_loop().create_future()
+        call = Call(self._number, target, sent, give_up_s or 0.0, answer)
+        self._calls[call] = None
+        try:
+            self._network.ask(call)
+            return await answer
+        finally:
+            del self._calls[call]
+
+    async def serve(self, handler: Handler) -> Sequence[str]:
+        """Answer at this host's one address from now on. Raises `PortError` if another transport does."""
+        if self._is_closed or self._is_serving:
+            raise LocalError("a transport serves once, and not after it was closed")
+        if self._host.handler is not None:
+            raise PortError(f"{self._network.address(self._number)} is taken")
+        self._host.handler = handler
+        self._is_serving = True
+        return [self._network.address(self._number)]
+
+    async def close(self) -> None:
+        """Stop answering (requests in hand are dropped) and end own calls with `Unreachable`."""
+        if self._is_serving and not self._is_closed:
+            self._host.handler = None
+            self._host.drop_requests()
+        self._is_closed = True
+        for call in self._calls:
+            call.settle(None)
+
+
+def _fill(reply: Reply, into: memoryview) -> Reply:
+    """The reply with its body moved to the caller's buffer."""
+    if len(reply.body) != into.nbytes:
+        raise WireError(f"body of {len(reply.body)} bytes where {into.nbytes} were expected")
+    if into.nbytes:
+        into.cast("B")[:] = reply.body
+    return Reply(reply.status, into)
