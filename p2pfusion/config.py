@@ -163,9 +163,7 @@ class NodeConfig:
         _check(_is_name(self.name, NAME_BYTES_MAX), self, "name", f"1 to {NAME_BYTES_MAX} bytes of printable text")
         _check(self.min_peers >= 1, self, "min_peers", ">= 1 (yourself counts)")
         _check(self.until_rounds is None or self.until_rounds >= 1, self, "until_rounds", ">= 1")
-        _check(
-            self.until_accuracy is None or 0 < self.until_accuracy <= 1, self, "until_accuracy", "in (0, 1]"
-        )
+        _check(self.until_accuracy is None or 0 < self.until_accuracy <= 1, self, "until_accuracy", "in (0, 1]")
         _check(self.wait_s is None or self.wait_s > 0, self, "wait_s", "above 0")
         _check(self.timeout_s is None or self.timeout_s > 0, self, "timeout_s", "above 0")
         _check(self.codec in ("fp32", "bf16"), self, "codec", "'fp32' or 'bf16'")

@@ -41,9 +41,7 @@ Handler = Callable[[Request], Awaitable[Reply]]
 class Transport(Protocol):
     """Calls peers and serves their calls. Addresses are `host:port`, host an IP literal."""
 
-    async def call(
-        self, address: str, request: Request, *, deadline_s: float, into: memoryview | None = None
-    ) -> Reply:
+    async def call(self, address: str, request: Request, *, deadline_s: float, into: memoryview | None = None) -> Reply:
         """Send one request and return the reply, whatever its status.
 
         With `into`, a body of status 200 is streamed there and must fill it exactly; the reply's `body` is then `into`.
