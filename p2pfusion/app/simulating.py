@@ -1,24 +1,23 @@
 """`p2pfusion simulate`: many nodes in virtual time, from a named scenario and a seed; the same seed, the same trace.
 
-Prints what came out, or writes it as CSV. How virtual time passes is `sim`'s business; which scenarios there are is a
-table here.
+Prints what came out, or writes it as CSV. How virtual time passes is `sim`'s business; which scenarios there are,
+`lab.simulations`'.
 """
 
 from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from p2pfusion.app.words import percent
-from p2pfusion.errors import StoreError, UsageError
+from p2pfusion.errors import StoreError
 
 if TYPE_CHECKING:
-    from p2pfusion.algorithms.base import Algorithm
-    from p2pfusion.sim.world import Scenario
+    from p2pfusion.lab.simulations import Setting
 
 EXIT_DISAGREED = 1
 
@@ -58,30 +57,27 @@ class Simulated:
     trace_hash: str
 
 
-def _latency(options: SimulateOptions) -> Scenario:
-    """Every link equally slow and lossy; nobody crashes. Nodes do not wait between rounds."""
-    from p2pfusion.config import CadenceConfig, RunConfig
-    from p2pfusion.sim.network import LinkModel
-    from p2pfusion.sim.world import Scenario
+def setting_of(options: SimulateOptions) -> Setting:
+    """The options as the scenarios take them."""
+    from p2pfusion.lab.simulations import Setting
 
-    return Scenario(
-        name=options.name,
+    return Setting(
         nodes=options.nodes,
         rounds=options.rounds,
         rate=options.rate,
-        link=LinkModel(latency_s=options.latency, loss=options.loss, bandwidth_bytes_per_s=options.bandwidth),
-        cadence=CadenceConfig(round_min_s=0.0),
-        run=RunConfig(swarm=f"simulated {options.name}", seed=options.seed),
+        loss=options.loss,
+        latency_s=options.latency,
+        bandwidth_bytes_per_s=options.bandwidth,
+        algorithm=options.algorithm,
+        run_seed=options.seed,
     )
-
-
-SCENARIOS: Mapping[str, Callable[[SimulateOptions], Scenario]] = {"latency": _latency}
 
 
 def run_simulate(options: SimulateOptions) -> int:
     """Run the scenario under each seed; returns 0 if in every run all nodes agreed."""
-    if options.name not in SCENARIOS:
-        raise UsageError(f"no scenario is named {options.name!r}: choose one of {', '.join(SCENARIOS)}")
+    from p2pfusion.lab.simulations import scenario_named
+
+    scenario_named(options.name, setting_of(options))  # a wrong name or number is told before anything is done
     results = []
     for seed in range(options.seed, options.seed + options.seeds):
         results.append(simulate_once(options, seed))
@@ -93,17 +89,10 @@ def run_simulate(options: SimulateOptions) -> int:
 
 def simulate_once(options: SimulateOptions, seed: int) -> Simulated:
     """One run in virtual time: the digits, dealt to as many nodes as there are."""
-    from p2pfusion.algorithms.presets import algorithm
     from p2pfusion.app.tasks import find_task
-    from p2pfusion.core.task import prepare
-    from p2pfusion.sim.world import simulate
+    from p2pfusion.lab.simulations import simulate_named
 
-    task = find_task("digits", options.seed)
-
-    def learner(index: int) -> Algorithm:
-        return algorithm(options.algorithm, prepare(task, options.seed, (index, options.nodes)), seed=index)
-
-    result = simulate(SCENARIOS[options.name](options), learner, seed)
+    result = simulate_named(options.name, setting_of(options), find_task("digits", options.seed), seed)
     ends = [outcome.done for outcome in result.outcomes if outcome.done is not None]
     agreed = len(ends) == options.nodes and len(result.model_hashes) == len(result.chains) == 1
     return Simulated(

@@ -71,7 +71,7 @@ def train(
         losses: list[float] = []
         samples = 0
         while len(losses) < recipe.steps and not should_stop():
-            x, y = next(batches)
+            x, y = _next(batches, len(losses))
             losses.append(_step(module, optimizer, recipe, (x, y), len(losses)))
             samples += len(y)
     after = flattened(module)
@@ -127,7 +127,21 @@ def _step(module: nn.Module, optimizer: torch.optim.Optimizer, recipe: Recipe, b
     except LocalError:
         raise
     except Exception as error:
-        raise TrainingError(f"step {step + 1}: {type(error).__name__}: {error}") from error
+        raise _failure(error, step) from error
     if not np.isfinite(number):
         raise TrainingError(f"the loss is {number} in step {step + 1}; lower the learning rate or check the data")
     return number
+
+
+def _next(batches: Iterator[Batch], step: int) -> Batch:
+    """The next batch; the owner's data set may raise anything."""
+    try:
+        return next(batches)
+    except LocalError:
+        raise
+    except Exception as error:
+        raise _failure(error, step) from error
+
+
+def _failure(error: Exception, step: int) -> TrainingError:
+    return TrainingError(f"step {step + 1}: {type(error).__name__}: {error}")

@@ -20,7 +20,7 @@ from p2pfusion.errors import StoreError, TrainingError
 from p2pfusion.node.state import State
 from p2pfusion.seams import Identity
 from p2pfusion.swarm.cadence import weight_of
-from p2pfusion.swarm.gate import is_sound
+from p2pfusion.swarm.gate import is_sound, judge
 from p2pfusion.swarm.ledger import Entry
 from p2pfusion.wire.codec import contribution_id
 from p2pfusion.wire.compression import decode_into, elements_per_segment, encode
@@ -117,6 +117,10 @@ class Authoring:
             codec=codec,
             segments=infos,
         )
+        if (reason := judge(manifest, state.blueprint, state.config.run)) is not None:
+            state.replica.add_residual(sub_model, decoded)
+            state.warn("refused-own", f"nobody would accept this round's work ({reason}); the next carries it")
+            return None
         return self._add(manifest, segments, decoded)
 
     def _add(self, manifest: Contribution, segments: Sequence[bytes], decoded: Vector) -> Entry:

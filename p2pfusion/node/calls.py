@@ -12,6 +12,8 @@ from p2pfusion.wire.messages import PeerId
 
 STRANGERS_MAX = 256
 """Addresses not yet known to belong to a member; more are ignored until some answer or fail."""
+PATIENCE_SHARES = (0.2, 0.4, 1.0)
+"""Shares of the call deadline that successive tries of a small request get: a lost one costs little."""
 RETRY_S = 1.0
 RETRY_MAX_S = 60.0
 STRANGER_TRIES_MAX = 8
@@ -53,6 +55,17 @@ class Calls:
             if len(self._good) < PEERS_MAX:
                 self._good[peer] = address
             return reply
+        raise failure
+
+    async def to_any(self, peers: Sequence[PeerId], request: Request) -> Reply:
+        """Ask the first peer; if it is silent, the next ones in turn, each given longer. Raises `RemoteError`."""
+        deadline_s = self._state.config.gossip.call_deadline_s
+        failure: RemoteError = Unreachable("nobody to ask")
+        for turn, share in enumerate(PATIENCE_SHARES):
+            try:
+                return await self.to_peer(peers[turn % len(peers)], request, deadline_s * share)
+            except RemoteError as error:
+                failure = error
         raise failure
 
 

@@ -15,7 +15,7 @@ from contextlib import suppress
 from itertools import pairwise
 
 from p2pfusion.algorithms.base import Vector
-from p2pfusion.config import LINKS_PER_REPLY_MAX, PEERS_MAX
+from p2pfusion.config import LINKS_KEPT_MAX, LINKS_PER_REPLY_MAX, PEERS_MAX
 from p2pfusion.core.fold import Weighted, fold
 from p2pfusion.errors import RemoteError, StoreError, WireError
 from p2pfusion.node import snapshots
@@ -30,7 +30,7 @@ from p2pfusion.wire.codec import decode_links, next_chain
 from p2pfusion.wire.messages import Link, PeerId, ShardReport
 
 FORK_SEARCH_ROUNDS = 200
-"""How far back a fork is looked for: one reply of links then reaches from there to beyond my tip."""
+"""How far back a fork is looked for."""
 GATHER_S = 30.0
 """Longest wait for everything one link counts: the largest segment at the slowest rate, and then some."""
 SHUN_S = 1.0
@@ -86,7 +86,8 @@ class Chain:
 
     def _is_better(self, shard: ShardReport) -> bool:
         ledger = self._state.ledger
-        if ledger.has_chain(shard.tip_round, shard.tip_chain):
+        is_at_its_end = ledger.limit is not None and ledger.tip.round >= ledger.limit
+        if is_at_its_end or ledger.has_chain(shard.tip_round, shard.tip_chain):
             return False
         return shard.tip_round > ledger.tip.round or _beats(shard, ledger.tip)
 
@@ -105,15 +106,17 @@ class Chain:
 
     async def _advance(self, peer: PeerId, shard: ShardReport) -> bool:
         ledger, every = self._state.ledger, self._state.config.run.snapshot_every_rounds
-        if shard.tip_round - ledger.tip.round > 2 * every:
+        is_new = ledger.tip.round == 0 and shard.tip_round >= every
+        if is_new or shard.tip_round - ledger.tip.round > 2 * every:
             return await self._take_snapshot(peer, shard)
-        links = await self._links(peer, ledger.tip.round)
+        links = await self._links(peer, ledger.tip.round, shard.tip_round)
         if links and next_chain(ledger.tip.chain, links[0].ids) == links[0].chain:
             try:
                 return await self._follow(peer, links)
             except WireError:  # its contributions are gone already: a snapshot stands for them
                 return await self._take_snapshot(peer, shard)
-        links = await self._links(peer, max(0, min(ledger.tip.round, shard.tip_round) - FORK_SEARCH_ROUNDS))
+        first = max(0, min(ledger.tip.round, shard.tip_round) - FORK_SEARCH_ROUNDS)
+        links = await self._links(peer, first, shard.tip_round)
         fork = ledger.fork_round(links)
         if fork is not None and fork >= self._kept.oldest_round:
             return await self._switch(peer, fork, [link for link in links if link.round > fork])
@@ -121,24 +124,35 @@ class Chain:
             return await self._take_snapshot(peer, shard)
         return False
 
-    async def _links(self, peer: PeerId, after: int) -> tuple[Link, ...]:
-        """A member's links after a round; consecutive and each the hash of the one before, or `WireError`."""
-        deadline_s = self._state.config.gossip.call_deadline_s
-        reply = await self._calls.to_peer(peer, Request("GET", "/v1/links", query=f"from={after}"), deadline_s)
-        if reply.status != 200:
-            raise WireError(f"links: status {reply.status}")
-        links = decode_links(reply.body)
+    async def _links(self, peer: PeerId, after: int, until: int) -> tuple[Link, ...]:
+        """A member's links after a round, through `until` if it has them, none beyond the end of my run.
+
+        Consecutive and each the hash of the one before, or `WireError`.
+        """
+        links: list[Link] = []
+        while not links or links[-1].round < until:
+            request = Request("GET", "/v1/links", query=f"from={links[-1].round if links else after}")
+            reply = await self._calls.to_any(self._holders(peer), request)
+            if reply.status != 200:
+                raise WireError(f"links: status {reply.status}")
+            page = decode_links(reply.body)
+            if not page or len(links) + len(page) > LINKS_KEPT_MAX:
+                break
+            links += page
         for before, link in pairwise(links):
             if link.round != before.round + 1 or link.chain != next_chain(before.chain, link.ids):
                 raise WireError("links that are no chain")
-        return links
+        limit = self._state.ledger.limit
+        return tuple(link for link in links if limit is None or link.round <= limit)
 
     # -- follow and switch ------------------------------------------------------------------------------------------
 
     async def _follow(self, peer: PeerId, links: Sequence[Link]) -> bool:
         """Their chain extends mine: take its links one by one, over whatever I held open."""
         for link in links:
-            entries = await self._gather(peer, link)
+            self._want(peer, link)
+        for link in links:
+            entries = await self._gather(peer, link, self._state.ledger.tip.weight)
             if self._state.ledger.next_link(entries) != link:
                 raise WireError(f"round {link.round}: a link that its contributions do not give")
             await self._append(link, entries)
@@ -149,7 +163,8 @@ class Chain:
         state, ledger = self._state, self._state.ledger
         if not links or (links[-1].weight, links[-1].chain) <= (ledger.tip.weight, ledger.tip.chain):
             return False
-        rounds = [await self._gather(peer, link) for link in links]
+        weights = [link.weight for link in (*ledger.links_after(fork - 1, 1), *links)]
+        rounds = [await self._gather(peer, link, before) for before, link in zip(weights, links, strict=False)]
         base = self._kept.at_or_before(fork)
         if base is None or (links[-1].weight, links[-1].chain) <= (ledger.tip.weight, ledger.tip.chain):
             return False
@@ -158,6 +173,8 @@ class Chain:
         if len(known) < len(mine):
             raise WireError("a fork older than what is kept")
         model, snapshots_new = await self._refold(base, [*known, *rounds], links)
+        if not all(ledger.holds(link) for link in links):
+            raise WireError("what the other chain counts was taken away by the run's end")
         left = ledger.switch(fork, links)
         state.replica.sealed = model
         state.model_hash = snapshots.hash_of(model)
@@ -189,18 +206,32 @@ class Chain:
 
         return await state.doors.compute.run(work, lane="fold")
 
-    async def _gather(self, peer: PeerId, link: Link) -> tuple[Entry, ...]:
-        """Everything a link counts, complete, in fold order. Raises `RemoteError` when it does not come in time."""
-        state = self._state
-        entries = state.ledger.entries
+    def _want(self, peer: PeerId, link: Link) -> None:
+        """Have what a link counts fetched, from the peer that told of it at least."""
+        state, entries = self._state, self._state.ledger.entries
         for id_ in link.ids:
             if id_ not in entries or not entries[id_].is_complete:
                 state.needed[id_] = None
                 state.wanted.offer(id_, peer, None)
         state.bells["fetch"].ring()
+
+    def _holders(self, peer: PeerId) -> list[PeerId]:
+        """This member, then the others on the same chain."""
+        reports = [report for report, _ in self._state.membership.reports() if report.shards]
+        chains = [report.shards[0].tip_chain for report in reports if report.peer == peer]
+        return [peer, *(r.peer for r in reports if r.peer != peer and r.shards[0].tip_chain in chains)]
+
+    async def _gather(self, peer: PeerId, link: Link, weight_before: int) -> tuple[Entry, ...]:
+        """Everything a link counts, complete, in fold order.
+
+        Raises `RemoteError` when it does not come in time, or when nobody honest could have sealed it.
+        """
+        state = self._state
+        entries = state.ledger.entries
+        self._want(peer, link)
         try:
             async with asyncio.timeout(GATHER_S):
-                while not all(id_ in entries and entries[id_].is_complete for id_ in link.ids):
+                while not state.ledger.holds(link):
                     await state.bells["chain"].wait(state.config.gossip.gossip_interval_s)
                     for id_ in link.ids:
                         if id_ not in state.wanted and not (id_ in entries and entries[id_].is_complete):
@@ -210,7 +241,15 @@ class Chain:
         finally:
             for id_ in link.ids:
                 state.needed.pop(id_, None)
-        return in_fold_order(entries[id_] for id_ in link.ids)
+        found = in_fold_order(entries[id_] for id_ in link.ids)
+        slots = [(entry.manifest.peer, entry.manifest.kind) for entry in found]
+        if (
+            any(entry.manifest.round != link.round for entry in found)
+            or any(one == other for one, other in pairwise(slots))
+            or link.weight != weight_before + sum(entry.manifest.weight for entry in found)
+        ):
+            raise WireError(f"round {link.round}: a link that nobody honest could have sealed")
+        return found
 
     # -- sealing ----------------------------------------------------------------------------------------------------
 
@@ -225,6 +264,8 @@ class Chain:
             return model, snapshots.hash_of(model), taken
 
         model, model_hash, snapshot = await state.doors.compute.run(work, lane="fold")
+        if not state.ledger.holds(link):
+            return  # the run's end, learnt meanwhile, took its work away
         state.ledger.seal(link)
         state.replica.sealed = model
         state.model_hash = model_hash
@@ -262,19 +303,19 @@ class Chain:
     async def _take_snapshot(self, peer: PeerId, shard: ShardReport) -> bool:
         """Too far behind, or nothing in common: start from a sealed model of theirs, pulled from all who hold it."""
         state, every = self._state, self._state.config.run.snapshot_every_rounds
-        links = await self._links(peer, max(0, shard.tip_round - LINKS_PER_REPLY_MAX))
+        links = await self._links(peer, max(0, shard.tip_round - LINKS_PER_REPLY_MAX), shard.tip_round)
         for link in reversed(links):
             if link.round % every == 0 or link is links[-1]:
-                manifest = await self._pull.manifest(peer, link)
+                manifest = await self._pull.manifest(self._holders(peer), link)
                 if manifest is not None:
                     break
         else:
             return False
         model = await self._pull.model(peer, manifest)
         ledger = state.ledger
-        if (link.weight, link.chain) <= (ledger.tip.weight, ledger.tip.chain):
+        if (links[-1].weight, links[-1].chain) <= (ledger.tip.weight, ledger.tip.chain):
             return False
-        lost = ledger.tip.round if not ledger.has_chain(links[0].round, links[0].chain) else 0
+        lost = ledger.tip.round - (ledger.fork_round(links) or 0)
         taken = await state.doors.compute.run(lambda: snapshots.take(state.run_id, link, model), lane="fold")
         ledger.install([known for known in links if known.round <= link.round])
         state.replica.sealed = model

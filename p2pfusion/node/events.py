@@ -60,6 +60,9 @@ class EventLog:
         self._is_closed = False
 
     def add(self, event: Event) -> None:
+        """What happens after the end is told to nobody."""
+        if self._is_closed:
+            return
         self._events.append(event)
         self._count += 1
         self._wake()

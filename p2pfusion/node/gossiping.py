@@ -10,7 +10,13 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 
-from p2pfusion.config import FRESH_PER_CALL_MAX, INLINE_BYTES_MAX, OPEN_ROUNDS_MAX
+from p2pfusion.config import (
+    FRESH_PER_CALL_MAX,
+    INLINE_BYTES_MAX,
+    OPEN_ROUNDS_MAX,
+    REPORTS_PER_CALL_MAX,
+    RUMOURS_PER_CALL_MAX,
+)
 from p2pfusion.errors import Refused, RemoteError
 from p2pfusion.node.calls import Calls, Strangers
 from p2pfusion.node.state import State
@@ -157,12 +163,17 @@ class Gossiping:
             self._busy.pop(target, None)
 
     def farewell(self) -> Request:
-        """The last call: my final report and the news that I leave."""
+        """The last call: everybody's reports, my final one among them, and the news of all who left and that I do."""
         state = self._state
-        report = state.report(is_beat=True)
         gone = Rumour(state.me, state.incarnation, "left")
-        message = Gossip(run_id=state.run_id, sender=state.me, reports=(report,), rumours=(gone,))
-        return Request("POST", "/v1/gossip", encode_gossip(message))
+        own = [state.report(is_beat=True), *(report for report, _ in state.membership.reports())]
+        message = Gossip(
+            run_id=state.run_id,
+            sender=state.me,
+            reports=tuple(own[:REPORTS_PER_CALL_MAX]),
+            rumours=(gone, *rumours(state.membership))[:RUMOURS_PER_CALL_MAX],
+        )
+        return Request("POST", "/v1/gossip", encode_gossip(fit_gossip(message)))
 
     def compose(self, peer: PeerId | None, fresh: tuple[ContributionId, ...]) -> tuple[Gossip, bytes]:
         """What to tell this peer (None: a stranger) now, within the limits of one call, and its bytes."""

@@ -165,15 +165,18 @@ class Node:
         error: BaseException | None = None,
         trace: TracebackType | None = None,
     ) -> None:
+        """End all tasks, then close the doors: a task that finds a door closed would fail and hide `error`."""
         doors = self._state.doors
         if self._rounds is not None:
             self._rounds.stop()
         self._scope.cancel()
         self._state.events.close()
-        await doors.discovery.close()
-        await doors.transport.close()
-        await doors.compute.close()
-        await self._group.__aexit__(kind, error, trace)
+        try:
+            await self._group.__aexit__(kind, error, trace)
+        finally:
+            await doors.discovery.close()
+            await doors.transport.close()
+            await doors.compute.close()
 
     @property
     def _tag(self) -> str:
@@ -206,8 +209,8 @@ class Node:
                 await rounds.evaluate()
             await self._save()
             self._finish(status, rounds.seconds)
-        await self._farewell()
         state.events.close()
+        await self._farewell()
 
     async def _save(self) -> None:
         """The sealed model as it stands, so that it can be exported."""

@@ -27,9 +27,9 @@ class Pull:
         self._state = state
         self._calls = calls
 
-    async def manifest(self, peer: PeerId, link: Link) -> Snapshot | None:
-        deadline_s = self._state.config.gossip.call_deadline_s
-        reply = await self._calls.to_peer(peer, Request("GET", f"/v1/snapshots/{link.chain.hex()}"), deadline_s)
+    async def manifest(self, holders: list[PeerId], link: Link) -> Snapshot | None:
+        """The manifest of the sealed model at a link; None when it is not kept. Raises `RemoteError`."""
+        reply = await self._calls.to_any(holders, Request("GET", f"/v1/snapshots/{link.chain.hex()}"))
         if reply.status != 200:
             return None
         manifest = decode_snapshot(reply.body)

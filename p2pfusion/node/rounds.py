@@ -99,7 +99,7 @@ class Rounds:
         """The whole life of a training node. Raises `TooFewPeers`, `TrainingError`."""
         self._started_s = self._state.now_s()
         try:
-            async with asyncio.timeout(self._state.config.timeout_s):
+            async with asyncio.timeout(self._state.config.timeout_s) as limit:
                 await self._gather()
                 while self._state.ledger.floor != FLOOR_NEVER and not self._is_stopping:
                     if self._state.ledger.floor > self._state.ledger.tip.round + OPEN_ROUNDS_MAX:
@@ -110,6 +110,8 @@ class Rounds:
                     return "interrupted"
                 await self._drain()
         except TimeoutError:
+            if not limit.expired():
+                raise  # somebody else's: a data set behind a network, say
             return "timeout"
         return "ok"
 
@@ -136,10 +138,14 @@ class Rounds:
         state.stir()
 
     def _is_synced(self) -> bool:
-        """I stand where the training members stand: no better tip is left to follow, their newest round is known."""
-        state = self._state
-        newest = [s.newest for r, _ in state.membership.reports() if r.role != "syncing" for s in r.shards[:1]]
-        return self._chain.better() is None and state.ledger.newest >= max(newest, default=0)
+        """I stand where the training members stand: on the chain of one of them, no better tip is left to follow (one
+        that led nowhere just now is no reason to begin behind everybody), and their newest round is known.
+        """
+        ledger, reports = self._state.ledger, self._state.membership.reports()
+        shards = [s for r, _ in reports if r.role != "syncing" for s in r.shards[:1]]
+        newest = min(max((s.newest for s in shards), default=0), ledger.tip.round + OPEN_ROUNDS_MAX)
+        stands = any(ledger.has_chain(s.tip_round, s.tip_chain) for s in shards)
+        return stands and self._chain.better() is None and ledger.newest >= newest
 
     # -- one round --------------------------------------------------------------------------------------------------
 
@@ -150,6 +156,8 @@ class Rounds:
         context = Context(state, self._authoring, self._seat(view), lambda: self._is_stopping)
         await state.algorithm.round(context)
         if context.published is None or context.published_round is None:
+            if state.ledger.floor != FLOOR_NEVER:
+                await state.bells["round"].wait(LOOK_AGAIN_S)  # a round without work must not become a busy loop
             return
         round_, trained_s = context.published_round, state.now_s()
         expected = state.membership.view(trained_s).trainers()
@@ -265,7 +273,7 @@ class Rounds:
         if state.stop_round is None or tip.round < state.stop_round:
             return False
         shards = [s for r, _ in state.membership.reports() for s in r.shards[:1] if not r.owes_graft]
-        if all(shard.tip_chain == tip.chain for shard in shards):
+        if all(shard.tip_chain == tip.chain or shard.tip_round > tip.round for shard in shards):
             return True
         waited_s = state.now_s() - self._chain.last_seal_s
         return waited_s >= max(state.cadence.patience_s, state.config.gossip.dead_s)

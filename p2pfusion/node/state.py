@@ -69,7 +69,8 @@ class State:
         self.incarnation = 1
         self.addresses: tuple[str, ...] = ()
         self.role: Role = "syncing"
-        self.stop_round: int | None = config.until_rounds
+        self.stop: int | None = None
+        """The round at which the run ends for everybody; my own `until_rounds` concerns nobody else."""
         gossip = config.gossip
         grace_s = max(gossip.dead_s, 4 * gossip.gossip_interval_s)
         self.ledger = Ledger(self.me, b"", config.run, grace_s=grace_s)
@@ -97,6 +98,12 @@ class State:
         self.ledger = Ledger(self.me, genesis_chain(run_id), self.config.run, grace_s=self.ledger.grace_s)
         if self.stop_round is not None:
             self.ledger.set_limit(self.stop_round)
+
+    @property
+    def stop_round(self) -> int | None:
+        """The last round I take part in: my own end or everybody's, whichever is first."""
+        ends = [end for end in (self.config.until_rounds, self.stop) if end is not None]
+        return min(ends, default=None)
 
     def now_s(self) -> float:
         return asyncio.get_running_loop().time()
@@ -130,7 +137,7 @@ class State:
             beat=last.beat if last else 0,
             role=self.role,
             owes_graft=False,
-            stop=self.stop_round,
+            stop=self.stop,
             shards=(shard,),
         )
         if is_beat or report != last:
@@ -174,8 +181,8 @@ class State:
 
     def learn_stop(self, stop: int) -> None:
         """Somebody ends the run at this round; the smallest known wins."""
-        if self.stop_round is None or stop < self.stop_round:
-            self.stop_round = stop
+        if self.stop is None or stop < self.stop:
+            self.stop = stop
             self.ledger.set_limit(stop)
             self.stir()
 

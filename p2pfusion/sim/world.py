@@ -50,7 +50,7 @@ def simulate(scenario: Scenario, learner: Learner, seed: int, watch: Watch | Non
             first.add_note(line)
         if first is error:
             raise
-        raise first from error
+        raise first from None
 
 
 class World:
@@ -68,6 +68,8 @@ class World:
         self._network = Network(self._rng("network"), scenario.link, trace=self._note_packet)
         self._network.blocked = self._is_cut
         self._cuts: list[int] = []
+        self._objected = asyncio.Event()
+        self._objection: Exception | None = None
         self._crashed = [asyncio.Event() for _ in range(scenario.nodes)]
 
     def lines(self) -> list[str]:
@@ -78,13 +80,15 @@ class World:
         """The whole run, once."""
         starts_s = self.scenario.starts_s()
         async with self._network, asyncio.TaskGroup() as group:
-            faults = group.create_task(self._faults())
+            others = [group.create_task(task) for task in (self._faults(), self._end_when_objected())]
             lives = [group.create_task(self._live(index, start_s)) for index, start_s in enumerate(starts_s)]
             outcomes = [await life for life in lives]
-            faults.cancel()
+            for task in others:
+                task.cancel()
             ended_s = asyncio.get_running_loop().time()
-        if self._network.handler_errors:
-            raise LocalError(f"{self._network.handler_errors} requests were answered 500: a bug, see the log")
+        self._look()
+        if self._objection is not None:
+            raise self._objection
         return Result(
             scenario=self.scenario,
             seed=self.seed,
@@ -147,8 +151,29 @@ class World:
                 self._trace.update(f"{loop.time()!r} {node.name} {event!r}\n".encode())
                 if isinstance(event, RoundReport | WarningEvent):
                     events.append((loop.time(), event))
+                self._look()
+
+    # -- who watches --------------------------------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        """Let the checker look, until it objects. What it raises would be lost in the loop's callbacks."""
+        if self._objection is None:
+            try:
+                self._check_handlers()
                 if self._watch is not None:
                     self._watch(self)
+            except Exception as error:
+                self._objection = error
+                self._objected.set()
+
+    def _check_handlers(self) -> None:
+        if self._network.handler_errors:
+            raise LocalError("a request was answered 500, which is a bug: see the log")
+
+    async def _end_when_objected(self) -> None:
+        await self._objected.wait()
+        if self._objection is not None:
+            raise self._objection
 
     # -- faults -------------------------------------------------------------------------------------------------------
 
@@ -175,8 +200,8 @@ class World:
         self._packets += 1
         ends = f"{packet.source} {packet.target}"
         self._trace.update(f"{moment_s!r} {fate} {packet.kind} {ends} {packet.path} {packet.size_bytes}\n".encode())
-        if self._watch is not None and fate == "arrived":
-            self._watch(self)
+        if fate == "arrived":
+            self._look()
 
 
 def _first(error: BaseException) -> BaseException:

@@ -252,6 +252,8 @@ class Ledger:
         for round_ in [r for r in self._sealed if r <= through_round]:
             for id_ in self._sealed.pop(round_):
                 self.entries.pop(id_, None)
+        for id_ in [id_ for id_, entry in self.entries.items() if entry.manifest.round <= through_round]:
+            del self.entries[id_]  # fetched for a chain that was not taken after all
 
     # -- the chain ----------------------------------------------------------------------------------------------------
 

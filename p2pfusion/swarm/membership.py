@@ -58,6 +58,7 @@ class _Record:
     report: Report
     heard_s: float
     status: Status
+    left_incarnation: int = -1
 
 
 class Membership:
@@ -84,7 +85,7 @@ class Membership:
             return [Change(report.peer, report.name, "alive")]
         if (report.incarnation, report.beat) <= (known.report.incarnation, known.report.beat):
             return None
-        has_left = known.status == "left" and report.incarnation == known.report.incarnation
+        has_left = known.status == "left" and report.incarnation <= known.left_incarnation
         was, known.report, known.heard_s = known.status, report, now_s
         if has_left or was == "alive":
             return []
@@ -96,7 +97,7 @@ class Membership:
         known = self._records.get(rumour.peer)
         if known is None or known.status == "left" or rumour.incarnation < known.report.incarnation:
             return None
-        known.status = "left"
+        known.status, known.left_incarnation = "left", rumour.incarnation
         return [Change(rumour.peer, known.report.name, "left")]
 
     def tick(self, now_s: float) -> list[Change]:
@@ -136,7 +137,7 @@ class Membership:
 
     def gone(self) -> list[Rumour]:
         """News worth passing on: who left."""
-        return [Rumour(p, r.report.incarnation, "left") for p, r in sorted(self._records.items()) if r.status == "left"]
+        return [Rumour(p, r.left_incarnation, "left") for p, r in sorted(self._records.items()) if r.status == "left"]
 
     def _forget_one(self) -> bool:
         gone = [(r.heard_s, p) for p, r in self._records.items() if r.status in ("dead", "left")]

@@ -12,10 +12,11 @@ our own fields and never repeat what came from outside.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, pairwise
+from operator import attrgetter
 from typing import Any, Generic, TypeVar
 
 from p2pfusion.errors import WireError
@@ -225,14 +226,23 @@ def ranges(most: int) -> Shape[tuple[tuple[int, int], ...]]:
 
 def record(kind: Callable[..., T], /, **fields: Shape[Any]) -> Shape[T]:
     """A dataclass as an array of exactly these fields in this order."""
-    names, shapes = tuple(fields), tuple(fields.values())
+    names, count, get = tuple(fields), len(fields), attrgetter(*fields)
+    loads, dumps = [shape.load for shape in fields.values()], [shape.dump for shape in fields.values()]
 
     def load(value: object) -> T:
-        plain = _array(value, len(names), len(names))
-        return kind(**{n: _named(kind, n, s.load, x) for n, s, x in zip(names, shapes, plain, strict=True)})
+        plain = _array(value, count, count)
+        return kind(**dict(zip(names, walked(loads, plain), strict=True)))
 
     def dump(value: T) -> object:
-        return tuple([_named(kind, n, s.dump, getattr(value, n)) for n, s in zip(names, shapes, strict=True)])
+        return tuple(walked(dumps, get(value) if count > 1 else (get(value),)))
+
+    def walked(walks: Sequence[Callable[[Any], Any]], values: Sequence[Any]) -> list[Any]:
+        try:
+            return [walk(value) for walk, value in zip(walks, values, strict=True)]
+        except WireError:  # which field it was is worth a second walk only now
+            for name, walk, value in zip(names, walks, values, strict=True):
+                _named(kind, name, walk, value)
+            raise
 
     return Shape(load, dump)
 

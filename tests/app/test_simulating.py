@@ -11,6 +11,7 @@ import pytest
 from p2pfusion.app import simulating
 from p2pfusion.app.cli import main
 from p2pfusion.app.simulating import Simulated
+from p2pfusion.lab.simulations import scenario_named
 
 SMALL = ["simulate", "latency", "--nodes", "3", "--rounds", "2", "--latency", "5ms", "--loss", "0%"]
 
@@ -59,7 +60,7 @@ def test_the_options_reach_the_scenario(monkeypatch: pytest.MonkeyPatch) -> None
     seen: list[Any] = []
 
     def once(options: Any, seed: int) -> Simulated:
-        seen.append(simulating.SCENARIOS["latency"](options))
+        seen.append(scenario_named("latency", simulating.setting_of(options)))
         return made(seed)
 
     monkeypatch.setattr(simulating, "simulate_once", once)

@@ -1,0 +1,221 @@
+"""The parameter round with a scripted context: seat -> sub-model -> train -> what changed; and the table of presets."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from p2pfusion.algorithms.base import Vector
+from p2pfusion.algorithms.presets import PRESETS, algorithm
+from p2pfusion.algorithms.sliced import Sliced
+from p2pfusion.core import schemes
+from p2pfusion.core.schemes import Seat
+from p2pfusion.core.submodel import SubModel, extract
+from p2pfusion.core.task import Prepared, Task, prepare
+from p2pfusion.core.training import evaluate, train
+from p2pfusion.errors import TrainingError, UsageError
+from p2pfusion.sim.loop import run
+
+T = TypeVar("T")
+SEAT = Seat(rank=1, peers=3, round=4, rates=(0.5, 0.5, 0.5))
+STEPS = 3
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def prepared() -> Prepared:
+    x = np.random.default_rng(0).standard_normal((64, 6)).astype(np.float32)
+    y = x[:, :3].argmax(1)
+    model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 3))
+    return prepare(Task(model, (x, y), (x, y), batch_size=8, steps_per_round=STEPS), seed=0)
+
+
+@dataclass
+class Script:
+    """A `RoundContext` that remembers what the round did, in order."""
+
+    head: Vector
+    prepared: Prepared
+    seat: Seat = SEAT
+    stops: bool = False
+    rng: random.Random = field(default_factory=lambda: random.Random(7))
+    did: list[str] = field(default_factory=list)
+    extracted: SubModel | None = None
+    given: Vector | None = None
+    contributed: tuple[SubModel, Vector, int, float] | None = None
+    cost_s: float = 0.0
+
+    @property
+    def round(self) -> int:
+        return self.seat.round
+
+    async def extract(self, sub_model: SubModel) -> Vector:
+        self.did.append("extract")
+        self.extracted = sub_model
+        self.given = extract(self.prepared.blueprint, self.head, sub_model)
+        return self.given
+
+    async def compute(self, work: Callable[[], T], cost_s: float) -> T:
+        self.did.append("compute")
+        self.cost_s += cost_s
+        return work()
+
+    async def contribute(self, sub_model: SubModel, delta: Vector, samples: int, loss: float) -> None:
+        self.did.append("contribute")
+        self.contributed = sub_model, delta, samples, loss
+
+    def should_stop(self) -> bool:
+        return self.stops
+
+
+def script(prepared: Prepared, **changes: object) -> Script:
+    return replace(Script(prepared.genesis + np.float32(0.25), prepared), **changes)
+
+
+def done(prepared: Prepared, sliced: Sliced, **changes: object) -> Script:
+    ctx = script(prepared, **changes)
+    run(sliced.round(ctx))
+    return ctx
+
+
+def test_a_round_extracts_trains_and_contributes_the_difference(prepared):
+    sliced = algorithm("msfusion", prepared, seed=5)
+    ctx = done(prepared, sliced)
+    assert ctx.did == ["extract", "compute", "contribute"]
+    assert ctx.contributed is not None
+    assert ctx.given is not None
+    sub_model, delta, samples, loss = ctx.contributed
+    blueprint = prepared.blueprint
+    assert sub_model == ctx.extracted == schemes.double_shift()(blueprint, SEAT, random.Random(0))
+    assert delta.dtype == np.float32
+    assert delta.shape == (sub_model.size(blueprint),)
+    assert 0 < sub_model.share(blueprint) < 1
+    assert samples == STEPS * 8
+    assert loss > 0
+    rng = random.Random(5)
+    batches, seed = prepared.train.batches(rng), rng.getrandbits(32)
+    by_hand = train(blueprint, sub_model, ctx.given, batches, prepared.recipe, seed=seed)
+    assert delta.tobytes() == (by_hand.after - ctx.given).tobytes()
+    assert (samples, loss) == (by_hand.samples, by_hand.loss)
+    assert np.abs(delta).max() > 0
+
+
+def test_the_head_is_not_changed(prepared):
+    ctx = script(prepared)
+    before = ctx.head.copy()
+    run(algorithm("full", prepared).round(ctx))
+    assert ctx.head.tobytes() == before.tobytes()
+    assert ctx.given is not None
+    assert ctx.given.tobytes() == before.tobytes()
+
+
+def test_every_round_goes_on_in_the_data(prepared):
+    sliced = algorithm("full", prepared)
+    first, second = (done(prepared, sliced).contributed for _ in range(2))
+    assert first is not None
+    assert second is not None
+    assert first[1].tobytes() != second[1].tobytes()
+    again = done(prepared, algorithm("full", prepared)).contributed
+    assert again is not None
+    assert again[1].tobytes() == first[1].tobytes(), "the same seed, the same round"
+
+
+def test_another_seed_learns_from_other_batches(prepared):
+    deltas = [done(prepared, algorithm("full", prepared, seed=seed)).contributed for seed in (1, 2)]
+    assert deltas[0] is not None
+    assert deltas[1] is not None
+    assert deltas[0][1].tobytes() != deltas[1][1].tobytes()
+
+
+def test_the_virtual_cost_is_the_share_of_a_full_step(prepared):
+    full = done(prepared, algorithm("full", prepared))
+    assert full.cost_s == pytest.approx(0.01 * STEPS)
+    sliced = done(prepared, Sliced(prepared, schemes.static(), step_cost_s=2.0))
+    assert sliced.extracted is not None
+    assert sliced.cost_s == pytest.approx(2.0 * STEPS * sliced.extracted.share(prepared.blueprint))
+
+
+def test_who_is_asked_to_stop_trains_no_further(prepared):
+    ctx = done(prepared, algorithm("full", prepared), stops=True)
+    assert ctx.contributed is not None
+    _, delta, samples, loss = ctx.contributed
+    assert (samples, loss) == (0, 0.0)
+    assert not delta.any()
+
+
+def test_training_that_diverges_raises(prepared):
+    wild = replace(prepared, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=1e38), clip_norm=None)
+    ctx = script(wild)
+    with pytest.raises(TrainingError):
+        run(algorithm("full", wild).round(ctx))
+    assert ctx.contributed is None
+
+
+def test_evaluation_is_of_the_whole_model(prepared):
+    sliced = algorithm("msfusion", prepared)
+    assert (sliced.blueprint, sliced.genesis is prepared.genesis) == (prepared.blueprint, True)
+    accuracy = sliced.evaluate(prepared.genesis)
+    assert prepared.validation is not None
+    assert accuracy == evaluate(prepared.blueprint, prepared.genesis, prepared.validation)
+    assert algorithm("msfusion", replace(prepared, validation=None)).evaluate(prepared.genesis) is None
+
+
+def test_rounds_learn(prepared):
+    """FedAvg of one: the loss falls when each round starts from where the last one ended."""
+    sliced, head, losses = algorithm("full", prepared), prepared.genesis.copy(), []
+    for _ in range(40):
+        ctx = done(prepared, sliced, head=head)
+        assert ctx.contributed is not None
+        head = head + ctx.contributed[1]
+        losses.append(ctx.contributed[3])
+    assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
+
+
+# -- presets ----------------------------------------------------------------------------------------------------------
+
+SCHEMES = {
+    "msfusion": schemes.double_shift,
+    "heterofl": schemes.static,
+    "fedrolex": schemes.rolling,
+    "random_dropout": schemes.random_dropout,
+    "full": schemes.full,
+}
+
+
+def test_the_presets():
+    assert list(PRESETS) == list(SCHEMES)
+    assert all(preset.text for preset in PRESETS.values())
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+@pytest.mark.parametrize("rank", [0, 1, 2])
+@pytest.mark.parametrize("round_", [0, 1, 9])
+def test_a_preset_trains_what_its_scheme_says(prepared, name, rank, round_):
+    seat = replace(SEAT, rank=rank, round=round_)
+    ctx = done(prepared, algorithm(name, prepared), seat=seat, rng=random.Random(3))
+    assert ctx.extracted == SCHEMES[name]()(prepared.blueprint, seat, random.Random(3))
+    assert ctx.extracted is not None
+    ctx.extracted.validate(prepared.blueprint)
+    assert (ctx.extracted == prepared.blueprint.whole()) == (name == "full")
+
+
+@pytest.mark.parametrize("name", ["", "MSfusion", "fedavg", "msfusion "])
+def test_an_unknown_name_is_the_users_mistake_and_the_known_ones_are_named(prepared, name):
+    known = "msfusion, heterofl, fedrolex, random_dropout, full"
+    with pytest.raises(UsageError, match=f"unknown algorithm '{name}': choose one of {known}") as caught:
+        algorithm(name, prepared)
+    assert caught.value.exit_status == 2

@@ -1,0 +1,183 @@
+"""What the parts share: the report and its beat, who votes, who arrived, and the bells."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from p2pfusion.config import DIGESTS_PER_REPORT_MAX, OPEN_ROUNDS_MAX, NodeConfig
+from p2pfusion.node.events import PeerEvent
+from p2pfusion.node.state import Bell
+from p2pfusion.sim.loop import run
+from p2pfusion.swarm.membership import Change
+from p2pfusion.wire.codec import encode_gossip
+from p2pfusion.wire.messages import FLOOR_NEVER, Gossip
+from tests.node.parts import copied, ones, parts, seen, until
+from tests.swarm.made import peer, piece, put, report, seal, shard_report
+
+# -- bells ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_bell_wakes_once_however_often_it_rang():
+    async def main() -> list[bool]:
+        bell = Bell()
+        bell.ring()
+        bell.ring()
+        return [await bell.wait(1.0), await bell.wait(1.0)]
+
+    assert run(main) == [True, False]
+
+
+def test_a_bell_that_rings_while_somebody_waits():
+    async def main() -> tuple[bool, float]:
+        bell, loop = Bell(), asyncio.get_running_loop()
+        loop.call_later(0.3, bell.ring)
+        return await bell.wait(1.0), loop.time()
+
+    assert run(main) == (True, 0.3)
+
+
+@pytest.mark.parametrize("timeout_s", [0.0, -1.0])
+def test_a_bell_is_asked_without_waiting(timeout_s):
+    async def main() -> tuple[bool, float]:
+        return await Bell().wait(timeout_s), asyncio.get_running_loop().time()
+
+    assert run(main) == (False, 0.0)
+
+
+# -- my own line ------------------------------------------------------------------------------------------------------
+
+
+def test_the_beat_rises_when_something_changed_or_a_sign_of_life_is_wanted():
+    async def main() -> None:
+        one = parts().state
+        assert [one.report().beat for _ in range(3)] == [1, 1, 1]
+        assert [one.report(is_beat=True).beat for _ in range(2)] == [2, 3]
+        one.role = "draining"
+        assert [one.report().beat for _ in range(2)] == [4, 4]
+        one.ledger.saw_round(5)
+        assert one.report().beat == 5
+
+    run(main)
+
+
+def test_the_line_says_where_i_stand():
+    async def main() -> None:
+        one = parts()
+        entry = await one.publish(ones())
+        assert entry is not None
+        line = one.state.report()
+        (shard,) = line.shards
+        ledger = one.state.ledger
+        assert (line.peer, line.name, line.addresses, line.role) == (one.me, "node-1", (one.address,), "trains")
+        assert (shard.tip_round, shard.tip_chain, shard.tip_weight) == (0, ledger.tip.chain, 0)
+        assert (shard.newest, shard.floor, shard.digests) == (1, 2, ((1, ledger.digest(1)),))
+        assert shard.model_hash == one.state.model_hash
+        one.state.learn_stop(1)
+        assert (one.state.report().stop, one.state.report().shards[0].floor) == (1, FLOOR_NEVER)
+
+    run(main)
+
+
+def test_a_line_with_as_many_open_rounds_as_there_can_be_fits_the_wire():
+    async def main() -> None:
+        one = parts()
+        for round_ in range(1, OPEN_ROUNDS_MAX + 1):
+            put(one.state.ledger, piece(round_, 5))
+        line = one.state.report()
+        assert len(line.shards[0].digests) == DIGESTS_PER_REPORT_MAX == OPEN_ROUNDS_MAX
+        assert encode_gossip(Gossip(run_id=one.state.run_id, sender=one.me, reports=(line,)))
+
+    run(main)
+
+
+# -- the others -------------------------------------------------------------------------------------------------------
+
+
+def test_who_votes():
+    async def main() -> None:
+        one = parts().state
+        for member, role in ((2, "trains"), (3, "syncing"), (4, "draining")):
+            one.membership.observe(report(member, role=role, shard=shard_report(floor=member)), 0.0)
+        assert [line.floor for line in one.lines()] == [2, 3, 4], "before the first seal all of them do"
+        seal(one.ledger)
+        assert [line.floor for line in one.lines()] == [2, 4]
+        one.membership.tick(3.0)
+        one.membership.observe(report(4, 2, role="draining", shard=shard_report(floor=4)), 3.0)
+        assert [(line.floor, line.is_suspect) for line in one.lines()] == [(2, True), (4, False)]
+        one.membership.tick(6.0)
+        assert [line.floor for line in one.lines()] == [4]
+
+    run(main)
+
+
+def test_changes_are_told_and_everybody_looks_again():
+    async def main() -> None:
+        one = parts().state
+        one.spoken.told(peer(2), [report(3)])
+        await until(1.5)
+        one.tell([Change(peer(2), "node-2", "alive")])
+        assert one.newcomer_s == 1.5
+        assert one.spoken.news(peer(2), [report(3)]) == ()
+        await until(2.0)
+        for status in ("suspect", "dead", "left"):
+            one.tell([Change(peer(2), "node-2", status)])
+        assert one.newcomer_s == 1.5, "nobody came"
+        assert one.spoken.news(peer(2), [report(3)]) == (report(3),), "should it return, it is told everything"
+        hex_id = peer(2).hex()
+        assert seen(one) == [PeerEvent("node-2", hex_id, s) for s in ("alive", "suspect", "dead", "left")]
+        assert [await bell.wait(0.0) for bell in one.bells.values()] == [True] * 4
+        one.tell([])
+        assert [await bell.wait(0.0) for bell in one.bells.values()] == [False] * 4
+
+    run(main)
+
+
+def test_the_smallest_known_end_wins():
+    async def main() -> None:
+        one = parts(config=NodeConfig(until_rounds=9)).state
+        assert (one.stop_round, one.ledger.limit) == (9, 9)
+        one.learn_stop(12)
+        assert (one.stop_round, one.ledger.limit) == (9, 9)
+        one.learn_stop(4)
+        assert (one.stop_round, one.ledger.limit) == (4, 4)
+
+    run(main)
+
+
+def test_who_arrived_in_open_and_sealed_rounds():
+    async def main() -> None:
+        one, other = parts(), parts(index=2)
+        for author in (one, other):
+            entry = await author.publish(ones())
+            assert entry is not None
+            copied(entry, one)
+        put(one.state.ledger, piece(1, 9), complete=False)
+        assert list(one.state.arrived(1)) == [one.me, other.me]
+        seal(one.state.ledger)
+        assert list(one.state.arrived(1)) == [one.me, other.me]
+        assert list(one.state.arrived(2)) == []
+        one.state.ledger.forget_payloads(1)
+        assert list(one.state.arrived(1)) == []
+
+    run(main)
+
+
+def test_what_is_complete_teaches_patience_or_is_late():
+    async def main() -> None:
+        one, other = parts(), parts(index=2)
+        entry = await other.publish(ones())
+        assert entry is not None
+        one.state.cadence.published(1, [other.me], [], 0.0)
+        one.state.wanted.offer(entry.id, other.me, None)
+        await until(0.7)
+        one.state.completed(copied(entry, one))
+        assert one.state.cadence.patience_s == 0.7
+        assert entry.id not in one.state.wanted
+        assert one.state.late == 0
+        seal(one.state.ledger)
+        one.state.completed(entry)
+        assert one.state.late == 1
+
+    run(main)
