@@ -539,6 +539,21 @@ def test_the_final_model_is_measured_in_the_end(config, accuracy):
     on_lan(main)
 
 
+def test_ones_own_end_is_ones_own_affair():
+    async def main(lan: Lan) -> None:
+        brief = lan.node(1, min_peers=2, until_rounds=3)
+        long = lan.node(2, min_peers=2, until_rounds=9)
+        await together(brief, long)
+        assert brief.done is not None
+        assert long.done is not None
+        assert (brief.done.status, brief.done.round) == ("ok", 3)
+        assert (long.done.status, long.done.round) == ("ok", 9)
+        brief_tip = brief.state.ledger.tip
+        assert long.state.ledger.link_at(3) == brief_tip
+
+    on_lan(main)
+
+
 def test_the_first_to_reach_the_accuracy_ends_the_run_for_all():
     class Judged(LightLearner):
         """Accuracy rises with every sealed model it is asked about."""
