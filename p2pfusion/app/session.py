@@ -44,6 +44,7 @@ class Session:
         self.done: DoneLine | None = None
         self._hint = hint
         self._last: RoundLine | None = None
+        self._sent = self._received = 0
         self._met_somebody = False
         self._started_s = asyncio.get_running_loop().time()
 
@@ -67,6 +68,8 @@ class Session:
             return
         if isinstance(line, RoundLine):
             self._last = line
+            self._sent += line.bytes_sent
+            self._received += line.bytes_received
         if isinstance(line, PeerLine):
             self._met_somebody = True
         self.view.show(self.name, line)
@@ -91,8 +94,8 @@ class Session:
                 accuracy=self._last.accuracy,
                 model_sha256=None,
                 chain=None,
-                bytes_sent=self._last.bytes_sent,
-                bytes_received=self._last.bytes_received,
+                bytes_sent=self._sent,
+                bytes_received=self._received,
                 seconds=round(self.elapsed_s(), 3),
             )
         if self.done is not None:

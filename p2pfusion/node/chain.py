@@ -15,7 +15,7 @@ from contextlib import suppress
 from itertools import pairwise
 
 from p2pfusion.algorithms.base import Vector
-from p2pfusion.config import LINKS_KEPT_MAX, LINKS_PER_REPLY_MAX, PEERS_MAX
+from p2pfusion.config import LINKS_PER_REPLY_MAX, PEERS_MAX
 from p2pfusion.core.fold import Weighted, fold
 from p2pfusion.errors import RemoteError, StoreError, WireError
 from p2pfusion.node import snapshots
@@ -24,9 +24,9 @@ from p2pfusion.node.calls import Calls
 from p2pfusion.node.pull import Pull
 from p2pfusion.node.snapshots import Kept, Snapshots
 from p2pfusion.node.state import State
-from p2pfusion.seams import Checkpoint, Request
+from p2pfusion.seams import Checkpoint
 from p2pfusion.swarm.ledger import Entry, in_fold_order
-from p2pfusion.wire.codec import decode_links, next_chain
+from p2pfusion.wire.codec import next_chain
 from p2pfusion.wire.messages import Link, PeerId, ShardReport
 
 FORK_SEARCH_ROUNDS = 200
@@ -35,6 +35,10 @@ GATHER_S = 30.0
 """Longest wait for everything one link counts: the largest segment at the slowest rate, and then some."""
 SHUN_S = 1.0
 """How long a member is not asked again for a chain that led nowhere."""
+
+
+class Gone(WireError):
+    """What a link counts is not to be had any more."""
 
 
 class Chain:
@@ -113,7 +117,7 @@ class Chain:
         if links and next_chain(ledger.tip.chain, links[0].ids) == links[0].chain:
             try:
                 return await self._follow(peer, links)
-            except WireError:  # its contributions are gone already: a snapshot stands for them
+            except Gone:  # a snapshot stands for what is not kept any more
                 return await self._take_snapshot(peer, shard)
         first = max(0, min(ledger.tip.round, shard.tip_round) - FORK_SEARCH_ROUNDS)
         links = await self._links(peer, first, shard.tip_round)
@@ -125,23 +129,8 @@ class Chain:
         return False
 
     async def _links(self, peer: PeerId, after: int, until: int) -> tuple[Link, ...]:
-        """A member's links after a round, through `until` if it has them, none beyond the end of my run.
-
-        Consecutive and each the hash of the one before, or `WireError`.
-        """
-        links: list[Link] = []
-        while not links or links[-1].round < until:
-            request = Request("GET", "/v1/links", query=f"from={links[-1].round if links else after}")
-            reply = await self._calls.to_any(self._holders(peer), request)
-            if reply.status != 200:
-                raise WireError(f"links: status {reply.status}")
-            page = decode_links(reply.body)
-            if not page or len(links) + len(page) > LINKS_KEPT_MAX:
-                break
-            links += page
-        for before, link in pairwise(links):
-            if link.round != before.round + 1 or link.chain != next_chain(before.chain, link.ids):
-                raise WireError("links that are no chain")
+        """A member's links after a round, none beyond the end of my run."""
+        links = await self._pull.links(self._holders(peer), after, until)
         limit = self._state.ledger.limit
         return tuple(link for link in links if limit is None or link.round <= limit)
 
@@ -151,11 +140,15 @@ class Chain:
         """Their chain extends mine: take its links one by one, over whatever I held open."""
         for link in links:
             self._want(peer, link)
-        for link in links:
-            entries = await self._gather(peer, link, self._state.ledger.tip.weight)
-            if self._state.ledger.next_link(entries) != link:
-                raise WireError(f"round {link.round}: a link that its contributions do not give")
-            await self._append(link, entries)
+        try:
+            for link in links:
+                entries = await self._gather(peer, link, self._state.ledger.tip.weight)
+                if self._state.ledger.next_link(entries) != link:
+                    raise WireError(f"round {link.round}: a link that its contributions do not give")
+                await self._append(link, entries)
+        finally:
+            for link in links:
+                self._unwant(link)
         return True
 
     async def _switch(self, peer: PeerId, fork: int, links: Sequence[Link]) -> bool:
@@ -215,6 +208,10 @@ class Chain:
                 state.wanted.offer(id_, peer, None)
         state.bells["fetch"].ring()
 
+    def _unwant(self, link: Link) -> None:
+        for id_ in link.ids:
+            self._state.needed.pop(id_, None)
+
     def _holders(self, peer: PeerId) -> list[PeerId]:
         """This member, then the others on the same chain."""
         reports = [report for report, _ in self._state.membership.reports() if report.shards]
@@ -235,12 +232,11 @@ class Chain:
                     await state.bells["chain"].wait(state.config.gossip.gossip_interval_s)
                     for id_ in link.ids:
                         if id_ not in state.wanted and not (id_ in entries and entries[id_].is_complete):
-                            raise WireError(f"round {link.round}: nobody has {id_.hex()[:8]}")
+                            raise Gone(f"round {link.round}: nobody has {id_.hex()[:8]}")
         except TimeoutError:
-            raise WireError(f"round {link.round}: its contributions did not come") from None
+            raise Gone(f"round {link.round}: its contributions did not come") from None
         finally:
-            for id_ in link.ids:
-                state.needed.pop(id_, None)
+            self._unwant(link)
         found = in_fold_order(entries[id_] for id_ in link.ids)
         slots = [(entry.manifest.peer, entry.manifest.kind) for entry in found]
         if (
@@ -270,7 +266,7 @@ class Chain:
         state.replica.sealed = model
         state.model_hash = model_hash
         if snapshot is not None:
-            self._kept.keep(snapshot)
+            self._kept.keep(snapshot, state.now_s())
             state.ledger.forget_payloads(self._kept.oldest_round)
         self._moved()
         if snapshot is not None:
@@ -311,6 +307,8 @@ class Chain:
                     break
         else:
             return False
+        if self._state.ledger.has_chain(link.round, link.chain):
+            return False  # no newer than where I stand
         model = await self._pull.model(peer, manifest)
         ledger = state.ledger
         if (links[-1].weight, links[-1].chain) <= (ledger.tip.weight, ledger.tip.chain):

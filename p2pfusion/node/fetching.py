@@ -9,11 +9,11 @@ import asyncio
 from collections import Counter, deque
 from statistics import median
 
-from p2pfusion.errors import RemoteError, WireError
+from p2pfusion.errors import RemoteError, Unreachable, WireError
 from p2pfusion.node.calls import Calls
 from p2pfusion.node.gossiping import Gossiping
 from p2pfusion.node.state import State
-from p2pfusion.seams import Request
+from p2pfusion.seams import Reply, Request
 from p2pfusion.swarm.gate import judge_segment
 from p2pfusion.swarm.ledger import Entry
 from p2pfusion.wire.codec import contribution_id, decode_contribution
@@ -47,9 +47,10 @@ class Fetching:
 
     async def run(self) -> None:
         while True:
-            await self._state.bells["fetch"].wait(self._hedge_s())
+            rang = await self._state.bells["fetch"].wait(self._hedge_s())
             self._launch()
-            self._drop_orphans()
+            if not rang:
+                self._drop_orphans()
 
     def _hedge_s(self) -> float:
         """How long a request is waited for alone: the median of the last ones plus four times their spread."""
@@ -98,7 +99,7 @@ class Fetching:
         deadline_s = self._state.config.gossip.call_deadline_s
         reply = await self._calls.to_peer(holder, Request("GET", f"/v1/contributions/{id_.hex()}"), deadline_s)
         if reply.status != 200:
-            raise WireError(f"manifest: status {reply.status}")
+            raise _no(reply)
         manifest = decode_contribution(reply.body)
         if contribution_id(manifest) != id_:
             raise WireError("manifest of another contribution")
@@ -114,7 +115,7 @@ class Fetching:
         deadline_s = state.config.gossip.deadline_s(len(data))
         reply = await self._calls.to_peer(holder, request, deadline_s, memoryview(data))
         if reply.status != 200:
-            raise WireError(f"segment: status {reply.status}")
+            raise _no(reply)
         if (reason := judge_segment(entry.manifest, index, data)) is not None:
             raise WireError(f"segment refused: {reason}")
         if state.ledger.put(entry, index, bytes(data)):
@@ -132,3 +133,9 @@ class Fetching:
 
     def _is_orphan(self, entry: Entry, offered: set[ContributionId]) -> bool:
         return not entry.is_complete and entry.id not in offered and entry.id not in self._state.needed
+
+
+def _no(reply: Reply) -> RemoteError:
+    """What an answer without the data means: not now, or not at all."""
+    kind = Unreachable if reply.status in (408, 429, 503) else WireError
+    return kind(f"status {reply.status}")

@@ -32,7 +32,17 @@ from p2pfusion.wire.codec import (
     fit_gossip,
 )
 from p2pfusion.wire.description import first_difference
-from p2pfusion.wire.messages import Contribution, ContributionId, Gossip, Have, PeerId, Report, Rumour, RunDescription
+from p2pfusion.wire.messages import (
+    FLOOR_NEVER,
+    Contribution,
+    ContributionId,
+    Gossip,
+    Have,
+    PeerId,
+    Report,
+    Rumour,
+    RunDescription,
+)
 
 FRESH_WAITING_MAX = 256
 """Manifests waiting to be passed on; the oldest go first, `have` brings what was missed."""
@@ -55,7 +65,8 @@ class Gossiping:
         self._refuse = refuse
         self.strangers = Strangers(state.config.peers)
         self._fresh: deque[ContributionId] = deque(maxlen=FRESH_WAITING_MAX)
-        self._rejected: dict[ContributionId, None] = {}
+        self._rejected: dict[ContributionId, int] = {}
+        """Ids not worth asking for while the tip is at this round or above: 0 for ever, or the sealed one."""
         self._busy: dict[PeerId | str, float] = {}
         self._foreign: dict[PeerId, None] = {}
         self._told: Report | None = None
@@ -249,7 +260,7 @@ class Gossiping:
 
     def _absorb_have(self, have: Have, sender: PeerId) -> None:
         entry = self._state.ledger.entries.get(have.id)
-        if have.id not in self._rejected and (entry is None or not entry.is_complete):
+        if not self._is_rejected(have.id) and (entry is None or not entry.is_complete):
             self._state.wanted.offer(have.id, sender, have.bitmap)
             self._state.bells["fetch"].ring()
 
@@ -258,7 +269,7 @@ class Gossiping:
     ) -> None:
         id_, ledger = contribution_id(manifest), self._state.ledger
         self._state.spoken.told_of(sender, [id_])
-        if id_ in ledger.entries or id_ in self._rejected or not self.admit(id_, manifest):
+        if id_ in ledger.entries or self._is_rejected(id_) or not self.admit(id_, manifest):
             return
         entry = ledger.entries[id_]
         for index, data in enumerate(segments.get(id_, ())):
@@ -291,8 +302,13 @@ class Gossiping:
         if reason is not None or manifest.round <= state.ledger.tip.round + OPEN_ROUNDS_MAX:
             if len(self._rejected) >= REJECTED_MAX:
                 del self._rejected[next(iter(self._rejected))]
-            self._rejected[id_] = None
+            is_late = reason is None and manifest.round <= state.ledger.tip.round
+            self._rejected[id_] = manifest.round if is_late else 0
         return False
+
+    def _is_rejected(self, id_: ContributionId) -> bool:
+        """A switch to a shorter chain opens rounds again, and with them what came too late for mine."""
+        return self._rejected.get(id_, FLOOR_NEVER) <= self._state.ledger.tip.round
 
     # -- another run ------------------------------------------------------------------------------------------------
 

@@ -144,10 +144,10 @@ class Node:
         for task in (
             self._gossiping.run(),
             Fetching(state, self._calls, self._gossiping, group).run(),
-            self._chain.run(),
             self._discover(),
         ):
             group.create_task(task)
+        self._sealing = group.create_task(self._chain.run())
         self._life = group.create_task(self._live(self._rounds))
 
     async def __aexit__(
@@ -201,13 +201,16 @@ class Node:
                 stopping.add_done_callback(lambda _: running.cancel())
                 running.add_done_callback(lambda _: stopping.cancel())
             status = "interrupted" if running.cancelled() else running.result()
+            if status in ("ok", "timeout"):
+                self._sealing.cancel()  # what is measured, saved and reported is one model
+                await rounds.evaluate()
         except* LocalError as errors:
             self.error, status = _first(errors), "failed"
         state = self._state
         if self.error is None or state.role != "syncing":
-            if status in ("ok", "timeout"):
-                await rounds.evaluate()
-            await self._save()
+            self._sealing.cancel()
+            if state.role != "syncing":  # else there is nothing of mine, and an older model would be hidden
+                await self._save()
             self._finish(status, rounds.seconds)
         state.events.close()
         await self._farewell()

@@ -1,4 +1,4 @@
-"""Pulling a sealed model: its manifest from one member, its segments by hash from all who may hold it.
+"""Pulling a chain and a sealed model: links and manifest from one member, segments by hash from all who hold them.
 
 It changes nothing: the caller installs what it returns.
 """
@@ -6,17 +6,19 @@ It changes nothing: the caller installs what it returns.
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 
 import numpy as np
 from blake3 import blake3
 
 from p2pfusion.algorithms.base import Vector
-from p2pfusion.config import SEGMENT_BYTES_MAX
+from p2pfusion.config import LINKS_KEPT_MAX, SEGMENT_BYTES_MAX
 from p2pfusion.errors import RemoteError, WireError
 from p2pfusion.node.calls import Calls
 from p2pfusion.node.state import State
 from p2pfusion.seams import Request
-from p2pfusion.wire.codec import decode_snapshot
+from p2pfusion.wire.codec import decode_links, decode_snapshot, next_chain
+from p2pfusion.wire.compression import segment_sizes
 from p2pfusion.wire.messages import Link, PeerId, Snapshot
 
 
@@ -27,13 +29,33 @@ class Pull:
         self._state = state
         self._calls = calls
 
+    async def links(self, holders: list[PeerId], after: int, until: int) -> list[Link]:
+        """Links after a round, through `until` where they have them: in as many pages as that takes.
+
+        Consecutive and each the hash of the one before, or `WireError`.
+        """
+        links: list[Link] = []
+        while not links or links[-1].round < until:
+            request = Request("GET", "/v1/links", query=f"from={links[-1].round if links else after}")
+            reply = await self._calls.to_any(holders, request)
+            if reply.status != 200:
+                raise WireError(f"links: status {reply.status}")
+            page = decode_links(reply.body)
+            if not page or len(links) + len(page) > LINKS_KEPT_MAX:
+                break
+            links += page
+        for before, link in pairwise(links):
+            if link.round != before.round + 1 or link.chain != next_chain(before.chain, link.ids):
+                raise WireError("links that are no chain")
+        return links
+
     async def manifest(self, holders: list[PeerId], link: Link) -> Snapshot | None:
         """The manifest of the sealed model at a link; None when it is not kept. Raises `RemoteError`."""
         reply = await self._calls.to_any(holders, Request("GET", f"/v1/snapshots/{link.chain.hex()}"))
         if reply.status != 200:
             return None
         manifest = decode_snapshot(reply.body)
-        sizes = _segment_sizes(self._state.blueprint.size * 4)
+        sizes = segment_sizes("fp32", self._state.blueprint.size)
         stands = (manifest.run_id, manifest.round, manifest.chain, manifest.weight)
         if stands != (self._state.run_id, link.round, link.chain, link.weight):
             raise WireError("a snapshot that stands elsewhere than its link")
@@ -73,8 +95,3 @@ class Pull:
         except RemoteError:
             return False
         return reply.status == 200 and blake3(piece).digest() == manifest.segments[index].hash
-
-
-def _segment_sizes(total: int) -> tuple[int, ...]:
-    whole, rest = divmod(total, SEGMENT_BYTES_MAX)
-    return (SEGMENT_BYTES_MAX,) * whole + ((rest,) if rest else ())

@@ -17,7 +17,7 @@ from p2pfusion.algorithms.base import Published, RoundReport, Vector
 from p2pfusion.config import OPEN_ROUNDS_MAX
 from p2pfusion.core.schemes import Seat
 from p2pfusion.core.submodel import SubModel, scatter
-from p2pfusion.errors import LocalError, TooFewPeers
+from p2pfusion.errors import LocalError, TaskError, TooFewPeers, UsageError
 from p2pfusion.node.authoring import Authoring, Base
 from p2pfusion.node.chain import Chain
 from p2pfusion.node.state import State
@@ -112,6 +112,7 @@ class Rounds:
         except TimeoutError:
             if not limit.expired():
                 raise  # somebody else's: a data set behind a network, say
+            self._is_stopping = True
             return "timeout"
         return "ok"
 
@@ -124,6 +125,8 @@ class Rounds:
         while True:
             now_s = state.now_s()
             view = state.membership.view(now_s)
+            if self._is_past_the_end():
+                break
             if len(view.peers) + 1 >= config.min_peers:
                 is_under_way = any(peer.role in ("trains", "draining") for peer in view.peers)
                 if self._is_synced() if is_under_way else now_s - state.newcomer_s >= config.gossip.quiet_s:
@@ -137,13 +140,26 @@ class Rounds:
         state.role = "trains"
         state.stir()
 
+    def _is_past_the_end(self) -> bool:
+        """I need nothing more. Raises `UsageError` when the swarm is beyond the round I was to end at."""
+        ledger, limit = self._state.ledger, self._state.ledger.limit
+        tips = [s.tip_round for r, _ in self._state.membership.reports() if r.role != "syncing" for s in r.shards[:1]]
+        if limit is None:
+            return False
+        if ledger.tip.round >= limit:
+            return True
+        if tips and min(tips) > limit:
+            raise UsageError(f"the swarm is at round {min(tips)} already: choose a later --until rounds=N than {limit}")
+        return False
+
     def _is_synced(self) -> bool:
         """I stand where the training members stand: on the chain of one of them, no better tip is left to follow (one
         that led nowhere just now is no reason to begin behind everybody), and their newest round is known.
         """
         ledger, reports = self._state.ledger, self._state.membership.reports()
         shards = [s for r, _ in reports if r.role != "syncing" for s in r.shards[:1]]
-        newest = min(max((s.newest for s in shards), default=0), ledger.tip.round + OPEN_ROUNDS_MAX)
+        bound = ledger.tip.round + OPEN_ROUNDS_MAX if ledger.limit is None else ledger.limit
+        newest = min(max((s.newest for s in shards), default=0), bound, ledger.tip.round + OPEN_ROUNDS_MAX)
         stands = any(ledger.has_chain(s.tip_round, s.tip_chain) for s in shards)
         return stands and self._chain.better() is None and ledger.newest >= newest
 
@@ -165,7 +181,7 @@ class Rounds:
         state.cadence.published(round_, others, state.arrived(round_), trained_s)
         self._announce_mine(round_)
         await self._until_ready(round_, begin_s)
-        self._report(
+        await self._report(
             context.published, round_, expected, {"train": trained_s - begin_s, "wait": state.now_s() - trained_s}
         )
         await self._evaluate_sometimes()
@@ -195,10 +211,11 @@ class Rounds:
             due_s = pace_s if is_ready else state.cadence.ready_at_s(round_)
             await state.bells["round"].wait(min(max(due_s - now_s, 0.0), LOOK_AGAIN_S) or 0.001)
 
-    def _report(
+    async def _report(
         self, published: Published, round_: int, expected: tuple[PeerId, ...], seconds: dict[str, float]
     ) -> None:
         state, before = self._state, self._reported
+        covered = await self._coverage(round_)
         arrived = state.arrived(round_)
         heard = sum(peer in arrived for peer in expected)
         self._reported = {"sent": state.bytes_sent, "received": state.bytes_received, "late": state.late}
@@ -211,7 +228,7 @@ class Rounds:
                 heard=heard,
                 missing=len(expected) - heard,
                 late=state.late - before["late"],
-                coverage=self._coverage(round_),
+                coverage=covered,
                 patience_s=state.cadence.patience_s,
                 bytes_sent=state.bytes_sent - before["sent"],
                 bytes_received=state.bytes_received - before["received"],
@@ -230,11 +247,12 @@ class Rounds:
         parts = [ledger.tip.chain, *(entry.id for entries in ledger.open_rounds() for entry in entries)]
         return blake3(b"".join(parts)).hexdigest()
 
-    def _coverage(self, round_: int) -> float:
+    async def _coverage(self, round_: int) -> float:
         """Share of parameters that at least one contribution to the round touched."""
         state, ledger = self._state, self._state.ledger
         entries = ledger.counted(round_) if round_ > ledger.tip.round else ledger.sealed_entries(round_) or ()
-        return coverage(state, [entry.manifest.sub_model for entry in entries])
+        sub_models = [entry.manifest.sub_model for entry in entries]
+        return await state.doors.compute.run(lambda: coverage(state, sub_models), lane="fold")
 
     # -- accuracy ---------------------------------------------------------------------------------------------------
 
@@ -247,6 +265,8 @@ class Rounds:
             return
         await self.evaluate()
         wanted = config.until_accuracy
+        if wanted is not None and state.accuracy is None:
+            raise TaskError("to end at an accuracy the task needs validation data: give Task(validation=...)")
         if wanted is not None and state.accuracy is not None and state.accuracy >= wanted:
             state.learn_stop(state.ledger.newest + 2)
 
@@ -272,8 +292,10 @@ class Rounds:
         state, tip = self._state, self._state.ledger.tip
         if state.stop_round is None or tip.round < state.stop_round:
             return False
-        shards = [s for r, _ in state.membership.reports() for s in r.shards[:1] if not r.owes_graft]
-        if all(shard.tip_chain == tip.chain or shard.tip_round > tip.round for shard in shards):
+        reports = [report for report, _ in state.membership.reports()]
+        shards = [shard for report in reports for shard in report.shards[:1]]
+        is_agreed = all(shard.tip_chain == tip.chain or shard.tip_round > tip.round for shard in shards)
+        if is_agreed and not any(report.owes_graft for report in reports):
             return True
         waited_s = state.now_s() - self._chain.last_seal_s
         return waited_s >= max(state.cadence.patience_s, state.config.gossip.dead_s)

@@ -76,7 +76,7 @@ class Serving:
         return Reply(200, segment) if segment is not None else NOT_FOUND
 
     def _snapshot(self, chain: bytes, index: int | None) -> Reply:
-        snapshot = self._snapshots.by_chain(chain)
+        snapshot = self._snapshots.read(chain, self._state.now_s())
         if snapshot is None:
             return NOT_FOUND
         if index is None:

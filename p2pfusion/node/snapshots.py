@@ -17,6 +17,10 @@ from p2pfusion.wire.messages import Link, SegmentInfo, Snapshot
 
 SNAPSHOTS_KEPT_MAX = 2
 """The two newest: contributions sealed since the older one are kept too, so that a switch can go back there."""
+READ_S = 60.0
+"""How long a snapshot stays after somebody last asked for a part of it."""
+READ_KEPT_MAX = 2
+"""Snapshots kept for readers at most: each is a whole model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,19 +53,34 @@ def hash_of(model: Vector) -> bytes:
 
 
 class Snapshots:
-    """The newest few, by round."""
+    """The newest few, by round, and those that a joiner is reading (PROTOCOL.md 8)."""
 
     def __init__(self) -> None:
         self._kept: dict[int, Kept] = {}
+        self._read_s: dict[int, float] = {}
 
-    def keep(self, snapshot: Kept) -> None:
-        """Add one; the oldest beyond `SNAPSHOTS_KEPT_MAX` goes."""
+    def keep(self, snapshot: Kept, now_s: float = 0.0) -> None:
+        """Add one; of the older ones at most `READ_KEPT_MAX` stay, those read within `READ_S`."""
         self._kept[snapshot.manifest.round] = snapshot
-        for round_ in sorted(self._kept)[:-SNAPSHOTS_KEPT_MAX]:
-            del self._kept[round_]
+        older = sorted(self._kept)[:-SNAPSHOTS_KEPT_MAX]
+        read = [r for r in older if r in self._read_s and now_s - self._read_s[r] < READ_S][-READ_KEPT_MAX:]
+        for round_ in older:
+            if round_ not in read:
+                self._drop(round_)
+
+    def _drop(self, round_: int) -> None:
+        del self._kept[round_]
+        self._read_s.pop(round_, None)
 
     def by_chain(self, chain: bytes) -> Kept | None:
         return next((s for s in self._kept.values() if s.manifest.chain == chain), None)
+
+    def read(self, chain: bytes, now_s: float) -> Kept | None:
+        """The same for a joiner: what is being read stays, and with it every payload sealed after it."""
+        found = self.by_chain(chain)
+        if found is not None:
+            self._read_s[found.manifest.round] = now_s
+        return found
 
     def at_or_before(self, round_: int) -> Kept | None:
         """The newest one not above a round: where a switch starts from."""
@@ -71,7 +90,7 @@ class Snapshots:
     def drop_above(self, round_: int) -> None:
         """My chain changed above this round."""
         for above in [r for r in self._kept if r > round_]:
-            del self._kept[above]
+            self._drop(above)
 
     @property
     def oldest_round(self) -> int:

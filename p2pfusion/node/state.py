@@ -11,7 +11,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from p2pfusion.algorithms.base import Algorithm, Vector
+from p2pfusion.algorithms.base import Algorithm
 from p2pfusion.config import DIGESTS_PER_REPORT_MAX, NodeConfig
 from p2pfusion.core.replica import Replica
 from p2pfusion.node.events import EventLog, PeerEvent, WarningEvent
@@ -149,7 +149,8 @@ class State:
 
         Except on the first round: nodes that start together are all syncing; the first to begin would seal it alone.
         """
-        is_first = self.ledger.tip.round == 0
+        opened_s = self.ledger.opened_at_s.get(1, self.now_s())
+        is_first = self.ledger.tip.round == 0 and self.now_s() - opened_s < self.config.gossip.dead_s
         return [
             MemberLine(
                 tip_round=shard.tip_round,
@@ -201,6 +202,3 @@ class State:
         if round_ > self.ledger.tip.round:
             return {e.manifest.peer: None for e in self.ledger.counted(round_)}
         return {e.manifest.peer: None for e in self.ledger.sealed_entries(round_) or ()}
-
-    def sealed(self) -> Vector:
-        return self.replica.sealed

@@ -92,7 +92,7 @@ def choose(peers: Sequence[PeerId], count: int, rng: random.Random) -> list[Peer
 
 
 class Wanted:
-    """Who holds what I lack. A contribution's author is always thought to hold it; others say so in `have`."""
+    """Who holds what I lack: an author that sent its manifest holds all, the others say so in `have`."""
 
     def __init__(self) -> None:
         self._holders: dict[ContributionId, dict[PeerId, bytes]] = {}
@@ -122,10 +122,6 @@ class Wanted:
         """It is here, or not wanted any more."""
         for peer in self._holders.pop(id_, {}):
             self._failures.pop((id_, peer), None)
-
-    def keep_only(self, is_wanted: Collection[ContributionId]) -> None:
-        for id_ in [i for i in self._holders if i not in is_wanted]:
-            self.done(id_)
 
     def unknown(self, ledger: Ledger) -> list[tuple[ContributionId, list[PeerId]]]:
         """Ids without a manifest here, each with its holders, sorted."""

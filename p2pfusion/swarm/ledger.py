@@ -18,6 +18,7 @@ from collections.abc import Iterable, Sequence
 from p2pfusion.config import LINK_IDS_MAX, LINKS_KEPT_MAX, OPEN_ROUNDS_MAX, RunConfig
 from p2pfusion.errors import LocalError
 from p2pfusion.swarm.entries import Entry, MemberLine, in_fold_order
+from p2pfusion.swarm.sealing import Overdue, electorate
 from p2pfusion.wire.codec import digest, next_chain
 from p2pfusion.wire.messages import FLOOR_NEVER, Contribution, ContributionId, Link, PeerId
 
@@ -64,8 +65,12 @@ class Ledger:
         """The lowest round this node may still publish to: a promise, and it only rises (PROTOCOL.md 4)."""
         if self.is_finished:
             return FLOOR_NEVER
+        floor = max(self._promised, self.last + 1, self.newest, self.tip.round + 1)
+        return FLOOR_NEVER if self.limit is not None and floor > self.limit else floor
+
+    def _promise(self) -> None:
+        """What the floor is now it stays at least, though newest round or tip are about to fall."""
         self._promised = max(self._promised, self.last + 1, self.newest, self.tip.round + 1)
-        return FLOOR_NEVER if self.limit is not None and self._promised > self.limit else self._promised
 
     # -- contributions ------------------------------------------------------------------------------------------------
 
@@ -136,6 +141,7 @@ class Ledger:
 
     def set_limit(self, round_: int) -> None:
         """No work above `round_` counts (the run's end); the smallest one known wins."""
+        self._promise()
         self.limit = round_ if self.limit is None else min(self.limit, round_)
         for beyond in [r for r in self.open if r > self.limit]:
             for id_ in self.open.pop(beyond):
@@ -190,18 +196,12 @@ class Ledger:
         round_ = self.tip.round + 1
         if round_ > self.newest or self.floor <= round_:
             return None
-        mine = self.digest(round_)
-        behind = self.newest - round_
         open_s = now_s - self.opened_at_s.setdefault(round_, now_s)
-        if behind < self.run.horizon_rounds or open_s < self.grace_s:
-            voters, needed = list(members), len(members) + 1
-        elif any(m.tip_round >= round_ for m in members):
-            return None  # somebody is ahead: its links come first
-        else:
-            voters = [m for m in members if not m.is_suspect]
-            needed = (len(voters) + 1) // 2 + 1
-            if behind >= 4 * self.run.horizon_rounds and open_s >= 4 * self.grace_s:
-                needed = 1
+        overdue = Overdue(self.newest - round_, open_s)
+        asked = electorate(members, round_, overdue, self.run.horizon_rounds, self.grace_s)
+        if asked is None:
+            return None
+        mine, (voters, needed) = self.digest(round_), asked
         agree = 1 + sum(self._agrees(m, round_, mine) for m in voters)
         return self.counted(round_) if agree >= needed else None
 
@@ -298,6 +298,7 @@ class Ledger:
         """
         if not all(self.holds(link) for link in links):
             raise LocalError(f"no switch after round {fork_round}: not everything the other chain counts is here")
+        self._promise()
         still_open = [e for slots in self.open.values() for e in slots.values()]
         lost: dict[ContributionId, Entry] = {}
         for link in self.links_after(fork_round, len(self.links)):
@@ -321,6 +322,7 @@ class Ledger:
 
     def install(self, links: Sequence[Link]) -> None:
         """Start from a snapshot: `links[-1]` is where it stands, the others are what is known before it."""
+        self._promise()
         still_open = [e for slots in self.open.values() for e in slots.values() if e.manifest.round > links[-1].round]
         self.links = list(links[-LINKS_KEPT_MAX:])
         self._sealed.clear()
