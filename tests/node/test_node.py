@@ -14,7 +14,7 @@ import pytest
 from p2pfusion.algorithms.base import RoundContext, RoundReport, Vector
 from p2pfusion.config import CadenceConfig, NodeConfig, RunConfig
 from p2pfusion.core.fold import model_sha256
-from p2pfusion.errors import PortError, Refused, StoreError, TooFewPeers, TrainingError
+from p2pfusion.errors import PortError, Refused, StoreError, TaskError, TooFewPeers, TrainingError, UsageError
 from p2pfusion.node import Done, Event, Node, PeerEvent, WarningEvent
 from p2pfusion.seams import Checkpoint, Identity, Reply, Store
 from p2pfusion.sim.doors import Registry, SimCompute, SimDiscovery
@@ -626,5 +626,57 @@ def test_a_reply_that_is_no_protocol_harms_nobody():
         assert isinstance(events[-1], Done)
         assert events[-1].status == "ok"
         await stranger.close()
+
+    on_lan(main)
+
+
+def test_a_validation_that_fails_in_the_end_fails_the_node():
+    class Bad(LightLearner):
+        def evaluate(self, model: Vector) -> float | None:
+            raise TrainingError("validation: there is no data")
+
+    async def main(lan: Lan) -> None:
+        node = lan.node(1, Bad(1, blueprint=BLUEPRINT), until_rounds=2)
+        with pytest.raises(TrainingError, match="there is no data"):
+            await life(node)
+        assert node.done is not None
+        assert node.done.status == "failed"
+
+    on_lan(main)
+
+
+def test_to_end_at_an_accuracy_needs_validation_data():
+    async def main(lan: Lan) -> None:
+        with pytest.raises(TaskError, match="validation"):
+            await life(lan.node(1, until_accuracy=0.9))
+
+    on_lan(main)
+
+
+def test_who_would_end_before_the_swarm_is_now_is_told_so():
+    async def main(lan: Lan) -> None:
+        first = lan.node(1)
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(life(first))
+            await until(6.0)
+            assert first.state.ledger.tip.round > 5
+            with pytest.raises(UsageError, match="choose a later --until rounds=N than 5"):
+                await life(lan.node(2, until_rounds=5))
+            first.stop()
+            await running
+
+    on_lan(main)
+
+
+def test_an_interrupted_newcomer_leaves_the_saved_model_alone():
+    async def main(lan: Lan) -> None:
+        store = MemoryStore()
+        node = lan.node(1, min_peers=2, store=store)
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(life(node))
+            await until(1.0)
+            node.stop()
+            await running
+        assert store.load_checkpoint(node.state.run_id) is None
 
     on_lan(main)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2pfusion.config import SEGMENT_BYTES_MAX
-from p2pfusion.node.snapshots import SNAPSHOTS_KEPT_MAX, Kept, Snapshots, hash_of, take
+from p2pfusion.node.snapshots import READ_S, SNAPSHOTS_KEPT_MAX, Kept, Snapshots, hash_of, take
 from p2pfusion.wire.codec import decode_snapshot, encode_snapshot
 from p2pfusion.wire.messages import Link
 
@@ -104,3 +104,18 @@ def test_my_chain_changed():
 def test_never_more_than_two(rounds):
     made = kept(*rounds)
     assert made.oldest_round == sorted(set(rounds))[-2:][0]
+
+
+def test_what_is_being_read_stays_two_at_most_until_its_reader_is_silent():
+    made = Snapshots()
+    for number, round_ in enumerate(range(0, 40, 8)):
+        made.keep(snapshot(round_), now_s=float(number))
+        made.read(link(round_).chain, now_s=float(number))
+    assert [made.by_chain(link(r).chain) is not None for r in range(0, 40, 8)] == [False, True, True, True, True]
+    assert made.oldest_round == 8
+    made.keep(snapshot(40), now_s=4.0 + READ_S)
+    assert [made.by_chain(link(r).chain) is not None for r in range(8, 48, 8)] == [False, False, False, True, True]
+
+
+def test_reading_what_is_not_there():
+    assert Snapshots().read(b"unknown", 0.0) is None

@@ -198,3 +198,19 @@ def test_what_cannot_happen_is_refused(wrong):
 
 def test_the_most_that_can_happen_is_not():
     Scenario(nodes=NODES_MAX, cuts=((5.0, 6.0, 1),) * FAULTS_MAX)
+
+
+@pytest.mark.parametrize("seed", [0, 4, 8, 11])
+@pytest.mark.parametrize(("cut_s", "rounds"), [(8.0, 30), (9.0, 34)])
+def test_a_switch_to_a_shorter_chain_asks_again_for_what_came_too_late(seed, cut_s, rounds):
+    """Found by a critic: ids refused as late stayed refused when their round opened again, and the run never ended."""
+    cuts = ((3.0, 3.0 + cut_s, 2),)
+    result, _ = play(
+        Scenario(
+            nodes=3, rounds=rounds, link=LinkModel(latency_s=0.02), cuts=cuts, speeds=(1.0, 1.0, 1.4), until_s=200.0
+        ),
+        seed,
+        cost_s=1.0,
+    )
+    assert len(result.survivors()) == 3
+    assert len(result.chains) == 1
