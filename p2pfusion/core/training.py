@@ -85,9 +85,14 @@ def evaluate(blueprint: Blueprint, vector: Vector, data: Data) -> float:
     module = loaded(blueprint, blueprint.whole(), vector).eval()
     right = total = 0
     with torch.no_grad():
-        for x, y in data.once():
-            right += correct(module(x), y)
-            total += y.numel()
+        try:
+            for x, y in data.once():
+                right += correct(module(x), y)
+                total += y.numel()
+        except LocalError:
+            raise
+        except Exception as error:
+            raise TrainingError(f"validation: {type(error).__name__}: {error}") from error
     if not total:
         raise TrainingError("validation: there is no data")
     return right / total

@@ -254,7 +254,8 @@ class Node:
 async def _hold(opened: asyncio.Future[asyncio.TaskGroup]) -> None:
     """A scope for the node's tasks: cancelling it cancels all of them, and no other."""
     async with asyncio.TaskGroup() as group:
-        opened.set_result(group)
+        if not opened.done():  # else whoever waited was cancelled, and cancels us next
+            opened.set_result(group)
         await asyncio.Event().wait()
 
 

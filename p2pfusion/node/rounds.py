@@ -180,7 +180,7 @@ class Rounds:
         others = [peer for peer in expected if peer != state.me]
         state.cadence.published(round_, others, state.arrived(round_), trained_s)
         self._announce_mine(round_)
-        await self._until_ready(round_, begin_s)
+        await self._until_ready(round_, begin_s, expected)
         await self._report(
             context.published, round_, expected, {"train": trained_s - begin_s, "wait": state.now_s() - trained_s}
         )
@@ -198,11 +198,21 @@ class Rounds:
                 self._announce(entry.id)
         self._state.stir()
 
-    async def _until_ready(self, round_: int, begin_s: float) -> None:
+    def _expected(self, round_: int, at_first: tuple[PeerId, ...]) -> tuple[PeerId, ...]:
+        """Whom I wait for: those who train, but nobody who came since and can only publish to later rounds."""
+        membership = self._state.membership
+        reports = {peer: membership.report_of(peer) for peer in membership.view(self._state.now_s()).trainers()}
+        return tuple(
+            peer
+            for peer, report in reports.items()
+            if report is None or peer in at_first or all(shard.floor <= round_ for shard in report.shards)
+        )
+
+    async def _until_ready(self, round_: int, begin_s: float, at_first: tuple[PeerId, ...]) -> None:
         state = self._state
         while True:
             now_s = state.now_s()
-            expected = state.membership.view(now_s).trainers()
+            expected = self._expected(round_, at_first)
             pace_s = begin_s + state.config.cadence.round_min_s
             is_ready = state.cadence.is_ready(round_, state.arrived(round_), expected, now_s)
             is_ready = is_ready or state.ledger.newest >= round_ + OUTRUN_ROUNDS

@@ -680,3 +680,24 @@ def test_an_interrupted_newcomer_leaves_the_saved_model_alone():
         assert store.load_checkpoint(node.state.run_id) is None
 
     on_lan(main)
+
+
+def test_who_comes_late_does_not_hold_up_one_who_trained_alone():
+    """Alone a node learns no patience: it waited ten seconds for work that could only come in a later round."""
+
+    async def main(lan: Lan) -> None:
+        first, second = lan.node(1), lan.node(2)
+        events: list[Event] = []
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(life(first, events))
+            await until(5.0)
+            other = group.create_task(life(second))
+            await until(9.0)
+            for node in (first, second):
+                node.stop()
+            await running
+            await other
+        assert max(report.seconds["wait"] for report in reports(events)) < 2.0
+        assert reports(events)[-1].heard == 2
+
+    on_lan(main)
