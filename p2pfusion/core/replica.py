@@ -9,13 +9,24 @@ It does not know which contributions are open, or why: the ledger says so.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 
 from p2pfusion.core.blueprint import Blueprint
 from p2pfusion.core.fold import Weighted, fold
 from p2pfusion.core.submodel import SubModel, Vector, extract, scatter, scatter_add
+
+
+def head(blueprint: Blueprint, sealed: Vector, sub_model: SubModel, rounds: Iterable[Iterable[Weighted]]) -> Vector:
+    """A sub-model's slice of the head: sealed values, then the open rounds folded in the order given.
+
+    A function of values and not a method, for it runs in the executor while the replica may move on.
+    """
+    values = extract(blueprint, sealed, sub_model)
+    for contributions in rounds:
+        values = fold(blueprint, sub_model, values, contributions)
+    return values
 
 
 class Replica:
@@ -40,24 +51,12 @@ class Replica:
         vector.flags.writeable = False
         self._sealed = vector
 
-    def head(self, sub_model: SubModel, rounds: Sequence[Iterable[Weighted]]) -> Vector:
-        """The sub-model's slice of the head: sealed values, then the open rounds folded in the order given."""
-        values = extract(self.blueprint, self._sealed, sub_model)
-        for contributions in rounds:
-            values = fold(self.blueprint, sub_model, values, contributions)
-        return values
-
     @property
     def residual(self) -> Vector:
         """The residual in full-model indices; made of zeros on first use."""
         if self._residual is None:
             self._residual = np.zeros(self.blueprint.size, np.float32)
         return self._residual
-
-    @property
-    def has_residual(self) -> bool:
-        """Whether a residual was ever written; without one nothing needs to be stored."""
-        return self._residual is not None
 
     def take_residual(self, sub_model: SubModel) -> Vector:
         """Remove and return the residual of these elements, to be carried by the next contribution."""

@@ -14,8 +14,9 @@ from blake3 import blake3
 
 from p2pfusion.algorithms.base import Vector
 from p2pfusion.core.blueprint import Blueprint
-from p2pfusion.core.fold import Weighted, fold
-from p2pfusion.core.submodel import SubModel, extract
+from p2pfusion.core.fold import Weighted
+from p2pfusion.core.replica import head
+from p2pfusion.core.submodel import SubModel
 from p2pfusion.errors import StoreError, TrainingError
 from p2pfusion.node.state import State
 from p2pfusion.seams import Identity
@@ -73,10 +74,8 @@ class Authoring:
         base = Base(ledger.base_round, ledger.tip.chain)
 
         def work() -> Vector:
-            values = extract(state.blueprint, sealed, sub_model)
-            for entries in rounds:
-                values = fold(state.blueprint, sub_model, values, [weighted(state.blueprint, e) for e in entries])
-            return values
+            decoded = ([weighted(state.blueprint, entry) for entry in entries] for entries in rounds)
+            return head(state.blueprint, sealed, sub_model, decoded)
 
         return await state.doors.compute.run(work, lane="train"), base
 
@@ -96,12 +95,6 @@ class Authoring:
         round_ = await self._reserve()
         if round_ == FLOOR_NEVER:
             state.replica.add_residual(sub_model, delta)
-            return None
-        if round_ - base.round > state.config.run.staleness_max_rounds:
-            state.replica.add_residual(sub_model, delta)
-            state.warn(
-                "too-stale", f"work from round {base.round} came too late for round {round_}; the next carries it"
-            )
             return None
         state.replica.add_residual(sub_model, delta - decoded)
         manifest = Contribution(

@@ -44,7 +44,6 @@ class Ledger:
         self.last = 0
         self._promised = 0
         self.limit: int | None = None
-        self.is_finished = False
         self.equivocations: list[tuple[Contribution, Contribution]] = []
         self.equivocations_count = 0
         self._sealed: dict[int, dict[ContributionId, Entry]] = {}
@@ -63,8 +62,6 @@ class Ledger:
     @property
     def floor(self) -> int:
         """The lowest round this node may still publish to: a promise, and it only rises (PROTOCOL.md 4)."""
-        if self.is_finished:
-            return FLOOR_NEVER
         floor = max(self._promised, self.last + 1, self.newest, self.tip.round + 1)
         return FLOOR_NEVER if self.limit is not None and floor > self.limit else floor
 

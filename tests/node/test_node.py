@@ -683,7 +683,7 @@ def test_an_interrupted_newcomer_leaves_the_saved_model_alone():
 
 
 def test_who_comes_late_does_not_hold_up_one_who_trained_alone():
-    """Alone a node learns no patience: it waited ten seconds for work that could only come in a later round."""
+    """Alone a node learns no patience: it must not spend ten seconds on work that can only come in a later round."""
 
     async def main(lan: Lan) -> None:
         first, second = lan.node(1), lan.node(2)

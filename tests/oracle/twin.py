@@ -93,9 +93,7 @@ class Twin(model.Node):
     def publish(self) -> None:
         assert self.seen_floor(self.ledger.floor) == self.seen_floor(self.floor)
         super().publish()
-        if self.done:
-            self.ledger.is_finished = True
-        else:
+        if not self.done:
             self.ledger.published(self.last)
         self.compare()
 

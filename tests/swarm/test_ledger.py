@@ -102,7 +102,7 @@ def test_newest_and_floor_rise_with_what_is_seen():
     mine.published(3)
     mine.saw_round(2)
     assert (mine.newest, mine.floor, mine.last) == (6, 7, 6)
-    mine.is_finished = True
+    mine.set_limit(6)
     assert mine.floor == FLOOR_NEVER
 
 

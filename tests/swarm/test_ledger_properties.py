@@ -150,10 +150,6 @@ class Life(RuleBasedStateMachine):
     def learn_limit(self, ahead: int) -> None:
         self.mine.set_limit(max(0, self.mine.newest + ahead))
 
-    @rule()
-    def finish(self) -> None:
-        self.mine.is_finished = True
-
     @rule(grown_s=st.floats(0, 10))
     def seal_what_is_ripe(self, grown_s: float) -> None:
         self.now_s += grown_s
