@@ -22,6 +22,8 @@ MANIFEST_BYTES_MAX = 1 << 20
 """Manifest of a contribution or snapshot: 65,536 segments do not fit, 20,000 (20 GB) do."""
 LINKS_BYTES_MAX = 4 << 20
 LINKS_PER_REPLY_MAX = 256
+PROBE_BYTES_MAX = 128
+"""Body of an indirect probe: two ids, their headers and the tag."""
 REPORTS_PER_CALL_MAX = 50
 RUMOURS_PER_CALL_MAX = 64
 HAVE_PER_CALL_MAX = 256
@@ -52,6 +54,10 @@ PARAMETERS_MAX = 1024
 """Lines of a run's description; what does not fit is still covered by the fingerprint."""
 DESCRIPTION_TEXT_BYTES_MAX = 256
 LINKS_KEPT_MAX = 4096
+GRAFTS_KEPT_MAX = 256
+"""Counted grafts a chain remembers by key: one for the same fork could count again only after 256 others."""
+COVERED_IDS_MAX = 1 << 18
+"""Ids they stand for that are remembered (8 MiB): half an hour's partition of 100 nodes at a round a second."""
 OPEN_ROUNDS_MAX = 64
 """Open rounds above the tip that are kept: 8 horizons; a contribution beyond is refused until the tip follows."""
 EVENTS_MAX = 1024
@@ -93,8 +99,8 @@ class GossipConfig:
     """How often and to whom (PROTOCOL.md 7); what one node decides for itself."""
 
     gossip_interval_s: float = 0.5
-    gossip_interval_max_s: float = 1.0
-    """PROTOCOL.md backs off to 4 s; until SWIM probes, silence is the only sign of death and must stay short."""
+    gossip_interval_max_s: float = 4.0
+    """When nothing happens one call to one peer this often is enough; the dead are found by probes."""
     coalesce_s: float = 0.02
     """A changed tip, floor or digest is told after this much, so that several changes share one call."""
     fan_out: int = 3
@@ -103,16 +109,34 @@ class GossipConfig:
     slowest_bytes_per_s: float = 65536.0
     """A segment gets `call_deadline_s` and what its bytes take at this rate: 18 s for the largest."""
     fetches_in_flight_max: int = 16
-    suspect_s: float = 3.0
-    """Silence after which a member is suspect: six intervals, so that loss of every second report is survived."""
-    dead_s: float = 6.0
-    """Silence after which it is dead; the suspicion time of PROTOCOL.md 4."""
+    probe_interval_s: float = 1.0
+    """One member is probed this often (SWIM's protocol period; memberlist's LAN default)."""
+    probe_timeout_s: float = 0.5
+    """A probe without an answer for this long goes on indirectly: many round trips on any LAN."""
+    indirect_probes: int = 3
+    """Members asked to probe for me (SWIM's k): one broken path, or two, accuses nobody."""
+    suspicion_min_s: float = 1.5
+    """A suspect that several accuse independently is dead this soon; it has had time to refute."""
+    suspicion_max_s: float = 4.0
+    """A suspect that only I accuse is dead this soon."""
+    awareness_max: int = 8
+    """Local health (Lifeguard): how many times longer, at most, I probe and wait while I myself am slow; 0: never."""
+    push_pull_s: float = 30.0
+    """Everything is told to somebody this often, whatever it is thought to know (memberlist's LAN default)."""
     quiet_s: float = 2.0
 
     def __post_init__(self) -> None:
         for item in fields(self):
-            _check(getattr(self, item.name) > 0, self, item.name, "above 0")
-        _check(self.suspect_s < self.dead_s, self, "suspect_s", "below dead_s")
+            if item.name != "awareness_max":
+                _check(getattr(self, item.name) > 0, self, item.name, "above 0")
+        _check(self.awareness_max >= 0, self, "awareness_max", ">= 0")
+        _check(self.suspicion_min_s <= self.suspicion_max_s, self, "suspicion_min_s", "at most suspicion_max_s")
+        _check(self.probe_timeout_s < self.probe_interval_s, self, "probe_timeout_s", "below probe_interval_s")
+
+    @property
+    def suspicion_s(self) -> float:
+        """The suspicion time of PROTOCOL.md 4: who is silent that long, though asked, is dead to everybody."""
+        return self.suspicion_max_s
 
     def deadline_s(self, size_bytes: int) -> float:
         """How long a call that moves this many bytes may take."""
@@ -130,15 +154,25 @@ class CadenceConfig:
     patience_min_s: float = 0.2
     patience_max_s: float = 60.0
     round_min_s: float = 0.3
+    grace_s: float = 0.0
+    """Waited for the rest once the quorum is there (Co-S2P's released code: 10 s); 0 is PROTOCOL.md 9."""
+    adapt_steps: bool = True
+    """A slow device takes fewer local steps, so that a round takes everybody about as long (PROTOCOL.md 3)."""
     weight_power: float = 0.0
+    """By samples: 0 counts contributions alike (MSfusion), 1 samples, -1 steps (docs/measurements.md)."""
     decay: float = 1.0
+    """A contribution's weight is multiplied by it for every round of staleness above 1."""
+    staleness_power: float = 0.0
+    """The same as a power, staleness ** -power: 0.5 is Co-S2P's rule where no weights are kept (PAPERS.md 2.6)."""
 
     def __post_init__(self) -> None:
         _check(0 <= self.quorum <= 1, self, "quorum", "0 to 1")
         _check(self.patience_s is None or self.patience_s >= 0, self, "patience_s", "None or >= 0")
         _check(self.round_min_s >= 0, self, "round_min_s", ">= 0")
-        _check(0 <= self.weight_power <= 2, self, "weight_power", "0 to 2")
+        _check(0 <= self.grace_s < float("inf"), self, "grace_s", ">= 0")
+        _check(-1 <= self.weight_power <= 2, self, "weight_power", "-1 to 2")
         _check(0 < self.decay <= 1, self, "decay", "in (0, 1]")
+        _check(0 <= self.staleness_power <= 4, self, "staleness_power", "0 to 4")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,8 +192,12 @@ class NodeConfig:
     """Addresses to call besides those that discovery finds."""
     evaluate_every_rounds: int = 5
     codec: str = "fp32"
+    ledger_bytes_max: int = 256 << 20
+    """Payload of contributions in memory; beyond it the oldest go to disk. Two snapshot periods of 16 nodes that send
+    2 MiB a round fit."""
 
     def __post_init__(self) -> None:
+        _check(self.ledger_bytes_max >= 1 << 20, self, "ledger_bytes_max", "1 MiB or more")
         _check(_is_name(self.name, NAME_BYTES_MAX), self, "name", f"1 to {NAME_BYTES_MAX} bytes of printable text")
         _check(self.min_peers >= 1, self, "min_peers", ">= 1 (yourself counts)")
         _check(self.until_rounds is None or self.until_rounds >= 1, self, "until_rounds", ">= 1")

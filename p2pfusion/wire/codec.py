@@ -15,28 +15,27 @@ message's meaning (`swarm.gate` does) and knows no transport.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Generic, TypeVar
 
-import msgpack  # type: ignore[import-untyped]
 from blake3 import blake3
 
 from p2pfusion.config import (
-    DESCRIPTION_TEXT_BYTES_MAX,
     GOSSIP_BYTES_MAX,
-    INLINE_BYTES_MAX,
     LINK_IDS_MAX,
     LINKS_BYTES_MAX,
     LINKS_PER_REPLY_MAX,
     MANIFEST_BYTES_MAX,
     PARAMETERS_MAX,
+    PROBE_BYTES_MAX,
     SEGMENTS_MAX,
     RunConfig,
 )
 from p2pfusion.errors import WireError
 from p2pfusion.wire import description, shapes
-from p2pfusion.wire.messages import Contribution, ContributionId, Gossip, Link, RunDescription, Snapshot
-from p2pfusion.wire.schema import Shape
+from p2pfusion.wire.messages import Contribution, ContributionId, Gossip, Link, PeerId, RunDescription, Snapshot
+from p2pfusion.wire.packing import pack
+from p2pfusion.wire.pieces import Assembled, Pieces, Whole
 
 T = TypeVar("T")
 Body = bytes | bytearray | memoryview
@@ -63,67 +62,18 @@ def unframe(data: Body, bytes_max: int) -> bytes:
     return payload
 
 
-# -- msgpack under caps -----------------------------------------------------------------------------------------------
-
-
-_ARRAY_BYTES_MIN = 3
-"""No message has more arrays than one per so many bytes (`["a", [0, 1]]` is the densest); bombs have one per byte."""
-
-
-def _pack(plain: object) -> bytes:
-    packed: bytes = msgpack.packb(plain, use_bin_type=True)
-    return packed
-
-
-def _packed(shape: Shape[T], value: T) -> bytes:
-    try:
-        return _pack(shape.dump(value))
-    except WireError as error:
-        raise ValueError(f"not fit for the wire: {error}") from None
-
-
-def _refuse(*_: object) -> object:
-    raise ValueError("maps and extension types are not part of the protocol")
-
-
-def _unpack(payload: bytes, array_max: int) -> object:
-    """One plain value of nested tuples. Their number is bounded too: a million empty ones fit in 1 MiB."""
-    left = 1 + len(payload) // _ARRAY_BYTES_MIN
-
-    def count(array: tuple[Any, ...]) -> tuple[Any, ...]:
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise ValueError("too many arrays")
-        return array
-
-    try:
-        return msgpack.unpackb(
-            payload,
-            use_list=False,
-            list_hook=count,
-            object_pairs_hook=_refuse,
-            ext_hook=_refuse,
-            max_array_len=array_max,
-            max_map_len=0,
-            max_str_len=DESCRIPTION_TEXT_BYTES_MAX,
-            max_bin_len=INLINE_BYTES_MAX,
-            max_ext_len=0,
-        )
-    except (ValueError, TypeError, msgpack.UnpackException):
-        raise WireError("not one msgpack value within the limits") from None
+# -- messages ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class _Message(Generic[T]):
-    """One kind of framed message: its shape, most bytes, longest array. The number of arrays follows from the bytes."""
+    """One kind of framed message: its form and its most bytes."""
 
-    shape: Shape[T]
+    form: Whole[T] | Assembled[T]
     bytes_max: int
-    array_max: int
 
     def payload(self, value: T) -> bytes:
-        return _packed(self.shape, value)
+        return _packed(self.form, value)
 
     def encode(self, value: T) -> bytes:
         data = frame(self.payload(value))
@@ -132,23 +82,36 @@ class _Message(Generic[T]):
         return data
 
     def decode(self, data: Body) -> T:
-        payload = unframe(data, self.bytes_max)
-        plain = _unpack(payload, self.array_max)
-        value = self.shape.load(plain)
-        if _pack(plain) != payload:
-            raise WireError("not the canonical encoding")
-        return value
+        return self.form.decode(unframe(data, self.bytes_max))
 
 
-# -- messages ---------------------------------------------------------------------------------------------------------
+def _packed(form: Whole[T] | Assembled[T], value: T) -> bytes:
+    try:
+        return form.encode(value)
+    except WireError as error:
+        raise ValueError(f"not fit for the wire: {error}") from None
+
 
 _SHORT_ARRAYS_MAX = 2048
-"""Longest array in a gossip call: the segments of a manifest that still fits, 37 bytes each."""
+"""Longest array in a piece of a gossip call: the segments of a manifest that still fits, 37 bytes each."""
 
-_CONTRIBUTION = _Message(shapes.CONTRIBUTION, MANIFEST_BYTES_MAX, SEGMENTS_MAX)
-_SNAPSHOT = _Message(shapes.SNAPSHOT, MANIFEST_BYTES_MAX, SEGMENTS_MAX)
-_GOSSIP = _Message(shapes.GOSSIP, GOSSIP_BYTES_MAX, _SHORT_ARRAYS_MAX)
-_RUN = _Message(shapes.RUN_DESCRIPTION, GOSSIP_BYTES_MAX, PARAMETERS_MAX)
+_MANIFESTS = Pieces(shapes.CONTRIBUTION, SEGMENTS_MAX)
+_ITEMS: dict[str, tuple[Whole[Any], int]] = {
+    name: (_MANIFESTS if shape is shapes.CONTRIBUTION else Pieces(shape, _SHORT_ARRAYS_MAX), most)
+    for name, (shape, most) in shapes.GOSSIP_ITEMS.items()
+}
+_CONTRIBUTION = _Message(_MANIFESTS, MANIFEST_BYTES_MAX)
+_SNAPSHOT = _Message(Whole(shapes.SNAPSHOT, SEGMENTS_MAX), MANIFEST_BYTES_MAX)
+_GOSSIP = _Message(
+    Assembled(
+        Gossip,
+        {name: Pieces(shape, 0) for name, shape in shapes.GOSSIP_HEAD.items()},
+        {item.name: _ITEMS[item.name] for item in fields(Gossip) if item.name in _ITEMS},
+    ),
+    GOSSIP_BYTES_MAX,
+)
+_PROBE = _Message(Whole(shapes.PROBE, 2), PROBE_BYTES_MAX)
+_RUN = _Message(Whole(shapes.RUN_DESCRIPTION, PARAMETERS_MAX), GOSSIP_BYTES_MAX)
 
 
 def encode_contribution(contribution: Contribution) -> bytes:
@@ -184,10 +147,10 @@ def fit_gossip(gossip: Gossip) -> Gossip:
     empty = replace(gossip, reports=(), rumours=(), have=(), fresh=(), inline=())
     left = GOSSIP_BYTES_MAX - TAG_BYTES - len(_GOSSIP.payload(empty)) - 5 * 4  # five array headers may grow by 4 bytes
     kept: dict[str, Any] = {}
-    for name, (shape, most) in shapes.GOSSIP_ITEMS.items():
+    for name, (pieces, most) in _ITEMS.items():
         chosen = []
         for item in getattr(gossip, name)[:most]:
-            size = len(_packed(shape, item))
+            size = len(_packed(pieces, item))
             if size <= left:
                 chosen.append(item)
                 left -= size
@@ -196,7 +159,7 @@ def fit_gossip(gossip: Gossip) -> Gossip:
 
 
 def _links(links_max: int, bytes_max: int) -> _Message[tuple[Link, ...]]:
-    return _Message(shapes.links(links_max), bytes_max, max(links_max, LINK_IDS_MAX))
+    return _Message(Whole(shapes.links(links_max), max(links_max, LINK_IDS_MAX)), bytes_max)
 
 
 def encode_links(
@@ -228,12 +191,21 @@ def decode_run(data: Body) -> RunDescription:
     return _RUN.decode(data)
 
 
+def encode_probe(run_id: bytes, target: PeerId) -> bytes:
+    """The body of an indirect probe: which member of which run is to be pinged."""
+    return _PROBE.encode((run_id, target))
+
+
+def decode_probe(data: Body) -> tuple[bytes, PeerId]:
+    return _PROBE.decode(data)
+
+
 # -- chains, digests, the run -----------------------------------------------------------------------------------------
 
 
 def run_id(run: RunConfig, fingerprint: bytes, genesis_hash: bytes) -> bytes:
     """What tells one run from another (PROTOCOL.md 1): 32 bytes over `description.settings`."""
-    return blake3(_pack(("p2pfusion run", description.settings(run, fingerprint, genesis_hash)))).digest()
+    return blake3(pack(("p2pfusion run", description.settings(run, fingerprint, genesis_hash)))).digest()
 
 
 def genesis_chain(run_id: bytes) -> bytes:

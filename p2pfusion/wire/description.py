@@ -14,6 +14,7 @@ from itertools import zip_longest
 from p2pfusion.config import (
     AXES_MAX,
     BLOCKS_MAX,
+    COVERED_IDS_MAX,
     DESCRIPTION_TEXT_BYTES_MAX,
     GOSSIP_BYTES_MAX,
     LABEL_BYTES_MAX,
@@ -58,6 +59,7 @@ def settings(run: RunConfig, fingerprint: bytes, genesis_hash: bytes) -> Lines:
         "ranges": RANGES_PER_AXIS_MAX,
         "blocks": BLOCKS_MAX,
         "ids": LINK_IDS_MAX,
+        "covered": COVERED_IDS_MAX,
     }
     return (
         ("protocol", str(PROTOCOL_VERSION)),

@@ -13,6 +13,7 @@ from p2pfusion.core.submodel import SubModel
 
 PeerId = bytes
 ContributionId = bytes
+GraftKey = tuple[bytes, bytes]
 Role = Literal["trains", "syncing", "draining", "observes"]
 ROLES: tuple[Role, ...] = ("trains", "syncing", "draining", "observes")
 FLOOR_NEVER = 2**53 - 1
@@ -28,8 +29,33 @@ class SegmentInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Graft:
+    """What a graft says besides: which fork it heals and what it stands for (PROTOCOL.md 5).
+
+    Its key is (`fork_chain`, `lost_chain`): the chain at the fork and the first losing chain. `length` is the losing
+    tip's round; the weights are those of both sides since the fork; `covers` counts the ids it stands for, which are
+    its last segments; `after` is how many grafts the winner's chain had counted when this one was computed.
+    """
+
+    fork_chain: bytes
+    lost_chain: bytes
+    length: int
+    weight_lost: int
+    weight_kept: int
+    covers: int
+    after: int
+
+    @property
+    def key(self) -> GraftKey:
+        return self.fork_chain, self.lost_chain
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Contribution:
-    """The manifest of one peer's work in one round (PROTOCOL.md 2). Its id is the hash of its canonical encoding."""
+    """The manifest of one peer's work in one round (PROTOCOL.md 2). Its id is the hash of its canonical encoding.
+
+    `graft` is there exactly when `kind` is "graft"; `weight` is 1 then, for a graft is no member of the mean.
+    """
 
     shard: int
     round: int
@@ -42,16 +68,21 @@ class Contribution:
     sub_model: SubModel
     codec: str
     segments: tuple[SegmentInfo, ...]
+    graft: Graft | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
-    """A sealed round: `chain = H(previous chain || sorted ids)`, `weight` cumulative since genesis, `ids` sorted."""
+    """A sealed round: `chain = H(previous chain || sorted ids)`, `weight` cumulative since genesis, `ids` sorted.
+
+    `graft` is the one id among them that counted as a graft.
+    """
 
     round: int
     chain: bytes
     weight: int
     ids: tuple[ContributionId, ...]
+    graft: ContributionId | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,11 +116,15 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Rumour:
-    """News about a member: it has left. (SWIM's suspect and alive come with the churn issue.)"""
+    """News about a member at an incarnation: `accuser` suspects it or saw it dead, or it said itself that it leaves.
+
+    What refutes a suspicion is the accused's own report with a higher incarnation.
+    """
 
     peer: PeerId
     incarnation: int
-    status: Literal["left"]
+    status: Literal["suspect", "dead", "left"]
+    accuser: PeerId
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,14 +152,30 @@ class Gossip:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Counted:
+    """A graft that a chain has counted: its key, the round it was sealed in, and how many ids it stands for."""
+
+    round: int
+    fork_chain: bytes
+    lost_chain: bytes
+    covers: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """Manifest of a sealed model: where it stands in the chain and its segments, raw float32 in blueprint order."""
+    """Manifest of a sealed model: where it stands in the chain and its segments, raw float32 in blueprint order.
+
+    `grafts` are the last ones its chain counted, of `grafts_total`; the ids they stand for, in their order, are the
+    last segments.
+    """
 
     run_id: bytes
     round: int
     chain: bytes
     weight: int
     segments: tuple[SegmentInfo, ...]
+    grafts_total: int = 0
+    grafts: tuple[Counted, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from p2pfusion.config import GOSSIP_BYTES_MAX, LINKS_BYTES_MAX, MANIFEST_BYTES_MAX, SEGMENT_BYTES_MAX
+from p2pfusion.config import GOSSIP_BYTES_MAX, LINKS_BYTES_MAX, MANIFEST_BYTES_MAX, PROBE_BYTES_MAX, SEGMENT_BYTES_MAX
 
 PREFIX = "/v1/"
 
@@ -37,8 +37,8 @@ _OTHER = Route(GOSSIP_BYTES_MAX, REPLY_BYTES_MAX)
 
 _ROUTES: dict[tuple[str, int], Route] = {
     ("gossip", 0): _CONTROL,
-    ("probe", 0): _CONTROL,
-    ("ping", 0): _CONTROL,
+    ("probe", 0): Route(PROBE_BYTES_MAX, PROBE_BYTES_MAX),
+    ("ping", 0): Route(0, PROBE_BYTES_MAX),
     ("links", 0): Route(0, LINKS_BYTES_MAX),
     ("contributions", 1): _MANIFEST,
     ("contributions", 2): _SEGMENT,

@@ -15,6 +15,7 @@ from p2pfusion.config import (
     DESCRIPTION_TEXT_BYTES_MAX,
     DIGESTS_PER_REPORT_MAX,
     FRESH_PER_CALL_MAX,
+    GRAFTS_KEPT_MAX,
     HAVE_PER_CALL_MAX,
     INLINE_BYTES_MAX,
     INLINE_SEGMENTS_MAX,
@@ -35,7 +36,9 @@ from p2pfusion.core.submodel import SubModel
 from p2pfusion.wire.messages import (
     ROLES,
     Contribution,
+    Counted,
     Gossip,
+    Graft,
     Have,
     Link,
     Report,
@@ -75,6 +78,16 @@ _KEPT = many(pair(_LABEL, ranges(RANGES_PER_AXIS_MAX)), AXES_MAX, ascending=lamb
 SUB_MODEL = record(SubModel, blocks=many(_LABEL, BLOCKS_MAX, least=1), kept=_KEPT)
 SEGMENT_INFO = record(SegmentInfo, hash=_HASH, size=integer(1, SEGMENT_BYTES_MAX))
 _SEGMENTS = many(SEGMENT_INFO, SEGMENTS_MAX, least=1)
+GRAFT = record(
+    Graft,
+    fork_chain=_HASH,
+    lost_chain=_HASH,
+    length=_COUNT,
+    weight_lost=_COUNT,
+    weight_kept=_COUNT,
+    covers=_COUNT,
+    after=_COUNT,
+)
 CONTRIBUTION = record(
     Contribution,
     shard=integer(0, SHARDS_MAX - 1),
@@ -88,6 +101,7 @@ CONTRIBUTION = record(
     sub_model=SUB_MODEL,
     codec=text(CODEC_NAME_BYTES_MAX),
     segments=_SEGMENTS,
+    graft=optional(GRAFT),
 )
 LINK = record(
     Link,
@@ -95,6 +109,7 @@ LINK = record(
     chain=_HASH,
     weight=_COUNT,
     ids=many(_HASH, LINK_IDS_MAX, ascending=lambda id: id),
+    graft=optional(_HASH),
 )
 SHARD_REPORT = record(
     ShardReport,
@@ -119,13 +134,15 @@ REPORT = record(
     stop=optional(_COUNT),
     shards=many(SHARD_REPORT, SHARDS_MAX, ascending=lambda report: report.shard),
 )
+RUMOUR = record(Rumour, peer=_PEER, incarnation=_COUNT, status=choice(("suspect", "dead", "left")), accuser=_PEER)
 _INLINE_SEGMENTS = where(
     many(binary(1, INLINE_BYTES_MAX), INLINE_SEGMENTS_MAX, least=1),
     lambda segments: sum(map(len, segments)) <= INLINE_BYTES_MAX,
     f"more than {INLINE_BYTES_MAX} bytes inline",
 )
+GOSSIP_HEAD: dict[str, Shape[Any]] = {"run_id": _HASH, "sender": _PEER}
 GOSSIP_ITEMS: dict[str, tuple[Shape[Any], int]] = {
-    "rumours": (record(Rumour, peer=_PEER, incarnation=_COUNT, status=choice(("left",))), RUMOURS_PER_CALL_MAX),
+    "rumours": (RUMOUR, RUMOURS_PER_CALL_MAX),
     "reports": (REPORT, REPORTS_PER_CALL_MAX),
     "fresh": (CONTRIBUTION, FRESH_PER_CALL_MAX),
     "inline": (pair(_HASH, _INLINE_SEGMENTS), FRESH_PER_CALL_MAX),
@@ -135,15 +152,26 @@ GOSSIP_ITEMS: dict[str, tuple[Shape[Any], int]] = {
 _ITEMS = {name: many(shape, most) for name, (shape, most) in GOSSIP_ITEMS.items()}
 GOSSIP = record(
     Gossip,
-    run_id=_HASH,
-    sender=_PEER,
+    **GOSSIP_HEAD,
     reports=_ITEMS["reports"],
     rumours=_ITEMS["rumours"],
     have=_ITEMS["have"],
     fresh=_ITEMS["fresh"],
     inline=_ITEMS["inline"],
 )
-SNAPSHOT = record(Snapshot, run_id=_HASH, round=_COUNT, chain=_HASH, weight=_COUNT, segments=_SEGMENTS)
+COUNTED = record(Counted, round=_COUNT, fork_chain=_HASH, lost_chain=_HASH, covers=_COUNT)
+SNAPSHOT = record(
+    Snapshot,
+    run_id=_HASH,
+    round=_COUNT,
+    chain=_HASH,
+    weight=_COUNT,
+    segments=_SEGMENTS,
+    grafts_total=_COUNT,
+    grafts=many(COUNTED, GRAFTS_KEPT_MAX),
+)
+PROBE = pair(_HASH, _PEER)
+"""The run and the member to be pinged."""
 _LINE = text(DESCRIPTION_TEXT_BYTES_MAX)
 RUN_DESCRIPTION = record(
     RunDescription,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import msgpack
 from hypothesis import strategies as st
@@ -12,7 +13,9 @@ from p2pfusion.errors import WireError
 from p2pfusion.wire import codec
 from p2pfusion.wire.messages import (
     Contribution,
+    Counted,
     Gossip,
+    Graft,
     Have,
     Link,
     Report,
@@ -68,20 +71,29 @@ WORK = Contribution(
     codec="bf16",
     segments=(SegmentInfo(HASH, 1 << 20), SegmentInfo(HASH, 12)),
 )
+GRAFT = Graft(fork_chain=HASH, lost_chain=bytes(32), length=4, weight_lost=2, weight_kept=3, covers=1, after=0)
 IDS = (bytes(32), HASH)
 EXAMPLES = {
-    "contribution": WORK,
+    "contribution": replace(WORK, graft=GRAFT),
     "gossip": Gossip(
         run_id=HASH,
         sender=PEER,
         reports=(REPORT,),
-        rumours=(Rumour(PEER, 1, "left"),),
+        rumours=(Rumour(PEER, 1, "left", PEER),),
         have=(Have(HASH, b"\x03"),),
         fresh=(WORK,),
         inline=((HASH, (b"abc",)),),
     ),
-    "links": (Link(round=1, chain=HASH, weight=3, ids=IDS), Link(round=2, chain=HASH, weight=4, ids=())),
-    "snapshot": Snapshot(run_id=HASH, round=8, chain=HASH, weight=3, segments=WORK.segments),
+    "links": (Link(round=1, chain=HASH, weight=3, ids=IDS, graft=HASH), Link(round=2, chain=HASH, weight=4, ids=())),
+    "snapshot": Snapshot(
+        run_id=HASH,
+        round=8,
+        chain=HASH,
+        weight=3,
+        segments=WORK.segments,
+        grafts_total=1,
+        grafts=(Counted(round=7, fork_chain=HASH, lost_chain=bytes(32), covers=1),),
+    ),
     "run": RunDescription(
         settings=(("horizon", "8"),), parameters=(("0.weight", "4x4"),), sender=PEER, members=3, newest=9
     ),

@@ -16,7 +16,9 @@ from p2pfusion.wire.compression import encode, segment_sizes
 from p2pfusion.wire.messages import (
     ROLES,
     Contribution,
+    Counted,
     Gossip,
+    Graft,
     Have,
     Link,
     Report,
@@ -92,6 +94,16 @@ def slices(draw: st.DrawFn, blueprint: Blueprint = BLUEPRINT) -> SubModel:
 
 
 segment_infos = st.builds(SegmentInfo, hashes, st.integers(1, 1 << 20))
+grafts = st.builds(
+    Graft,
+    fork_chain=hashes,
+    lost_chain=hashes,
+    length=counts,
+    weight_lost=counts,
+    weight_kept=counts,
+    covers=counts,
+    after=counts,
+)
 contributions = st.builds(
     Contribution,
     shard=st.integers(0, 63),
@@ -105,8 +117,9 @@ contributions = st.builds(
     sub_model=sub_models(),
     codec=st.sampled_from(("fp32", "bf16", "later")),
     segments=tuples(segment_infos, 3, least=1),
+    graft=st.none() | grafts,
 )
-links = st.builds(Link, round=counts, chain=hashes, weight=counts, ids=rising(hashes, 3))
+links = st.builds(Link, round=counts, chain=hashes, weight=counts, ids=rising(hashes, 3), graft=st.none() | hashes)
 chains = rising(links, 3, key=lambda link: link.round)
 shard_reports = st.builds(
     ShardReport,
@@ -136,13 +149,20 @@ gossips = st.builds(
     run_id=hashes,
     sender=peer_ids,
     reports=tuples(reports, 2),
-    rumours=tuples(st.builds(Rumour, peer_ids, counts, st.just("left")), 2),
+    rumours=tuples(st.builds(Rumour, peer_ids, counts, st.sampled_from(("suspect", "dead", "left")), peer_ids), 2),
     have=tuples(st.builds(Have, hashes, st.binary(max_size=4)), 2),
     fresh=tuples(contributions, 2),
     inline=tuples(st.tuples(hashes, tuples(st.binary(min_size=1, max_size=9), 2, least=1)), 2),
 )
 snapshots = st.builds(
-    Snapshot, run_id=hashes, round=counts, chain=hashes, weight=counts, segments=tuples(segment_infos, 3, least=1)
+    Snapshot,
+    run_id=hashes,
+    round=counts,
+    chain=hashes,
+    weight=counts,
+    segments=tuples(segment_infos, 3, least=1),
+    grafts_total=counts,
+    grafts=tuples(st.builds(Counted, round=counts, fork_chain=hashes, lost_chain=hashes, covers=counts), 2),
 )
 descriptions = st.builds(
     RunDescription,

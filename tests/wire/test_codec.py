@@ -78,10 +78,10 @@ def test_every_field_is_on_the_wire_in_its_order(kind):
 @pytest.mark.parametrize(
     ("kind", "golden"),
     [
-        ("contribution", "ac56aaa5ef9c1ff876924f6cc58daeaf3b87dd1eddc5f5f3dcb4dc63e575c57c"),
-        ("gossip", "4eb8bdeee55bf42350b4087e63af1d3cc0c5973bb0376a9ff5f36970552d1e08"),
-        ("links", "ac449331bd4d9ad1c3be0f0792209c0c1e34b236f13e2255eed01efca1a6a12f"),
-        ("snapshot", "9696645f4f20f7d0640b9f769cf4d079b40cd1871960dc59d0ea52a1c8e069f3"),
+        ("contribution", "cf8840daa9a90b69a141fd8a78a48dd0d2ac82d10059d2ce310b7c215e6e7fc4"),
+        ("gossip", "e1cf97d13788a40e51fdeccbd97833743ecd4b48d9bc330760c97c089eafd8b5"),
+        ("links", "b3fd2bbb596a8191a93e2bcc8f13916947644c308c67e2a1639a4a5532232d9f"),
+        ("snapshot", "afd833a217f189be073a61bf09961724257e99add3f073716029589f2422938b"),
         ("run", "580177c8d967b90dba55b41e79ec8fcbd23151bca5fe8ab0e04f3a7d8f12a6b5"),
     ],
 )

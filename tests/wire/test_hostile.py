@@ -87,9 +87,9 @@ def test_every_field_with_every_wrong_type(kind):
         for wrong in WRONG
         if decodes_or_refuses(kind, framed(put(plain, path, wrong)))
     }
-    # Lists that may be empty, flags that may be otherwise, a stop that may be missing, bytes of any number.
+    # Lists that may be empty, flags that may be otherwise, a stop or graft that may be missing, bytes of any number.
     assert {value for _, value in accepted} <= {"[]", "True", "False", "None", "b''", repr(bytes(31))}
-    assert len(accepted) == {"contribution": 1, "gossip": 15, "links": 3, "snapshot": 0, "run": 2}[kind]
+    assert len(accepted) == {"contribution": 2, "gossip": 16, "links": 5, "snapshot": 1, "run": 2}[kind]
 
 
 @kinds
@@ -107,9 +107,9 @@ def test_every_list_one_longer_or_shorter_than_its_record(kind):
 def test_a_value_has_one_encoding():
     """The same integer in more bytes, the same array under a longer header: refused, or one manifest had two ids."""
     payload = codec.encode_contribution(WORK)[: -codec.TAG_BYTES]
-    assert payload[:3] == b"\x9b\x00\x05"
-    assert not decodes_or_refuses("contribution", codec.frame(b"\x9b\xcc\x00" + payload[2:]))
-    assert not decodes_or_refuses("contribution", codec.frame(b"\xdc\x00\x0b" + payload[1:]))
+    assert payload[:3] == b"\x9c\x00\x05"
+    assert not decodes_or_refuses("contribution", codec.frame(b"\x9c\xcc\x00" + payload[2:]))
+    assert not decodes_or_refuses("contribution", codec.frame(b"\xdc\x00\x0c" + payload[1:]))
     assert not decodes_or_refuses("contribution", codec.frame(payload.replace(b"\xa4work", b"\xd9\x04work")))
     assert not decodes_or_refuses("contribution", codec.frame(payload.replace(b"\xa4work", b"\xc4\x04work")))
 

@@ -81,8 +81,9 @@ LIMITS = {
     ),
     "codec name": ("contribution", shapes.CODEC_NAME_BYTES_MAX, value((9,), lambda n: "z" * n)),
     "SEGMENT_BYTES_MAX": ("contribution", config.SEGMENT_BYTES_MAX, value((10, 0, 1))),
-    "LINKS_PER_REPLY_MAX": ("links", config.LINKS_PER_REPLY_MAX, numbered((), lambda i: (i, HASH, 1, ()))),
+    "LINKS_PER_REPLY_MAX": ("links", config.LINKS_PER_REPLY_MAX, numbered((), lambda i: (i, HASH, 1, (), None))),
     "LINK_IDS_MAX": ("links", config.LINK_IDS_MAX, numbered((0, 3), lambda i: i.to_bytes(32, "big"))),
+    "GRAFTS_KEPT_MAX": ("snapshot", config.GRAFTS_KEPT_MAX, copies((6,))),
     "SETTINGS_MAX": ("run", config.SETTINGS_MAX, copies((0,))),
     "PARAMETERS_MAX": ("run", config.PARAMETERS_MAX, copies((1,))),
     "DESCRIPTION_TEXT_BYTES_MAX": ("run", config.DESCRIPTION_TEXT_BYTES_MAX, value((1, 0, 1), lambda n: "x" * n)),
@@ -143,7 +144,7 @@ def test_segments_max():
 
 @pytest.mark.parametrize("kind", ["contribution", "snapshot"])
 def test_manifest_bytes_max(kind):
-    plain, at = plain_of(kind), (len(plain_of(kind)) - 1,)
+    plain, at = plain_of(kind), (10 if kind == "contribution" else 4,)
     small, large = (HASH, 1), (HASH, 200)
     room = config.MANIFEST_BYTES_MAX - len(framed(put(plain, at, (small,) * 25_000)))
     count = 25_000 + room // 36
@@ -154,7 +155,7 @@ def test_manifest_bytes_max(kind):
 
 
 def test_links_bytes_max():
-    full = [(i, HASH, 1, tuple(j.to_bytes(32, "big") for j in range(1024))) for i in range(120)]
+    full = [(i, HASH, 1, tuple(j.to_bytes(32, "big") for j in range(1024)), None) for i in range(120)]
     data = framed(tuple(full))
     assert len(data) < config.LINKS_BYTES_MAX < len(framed((*full, full[0])))
     assert decodes_or_refuses("links", data)
@@ -176,8 +177,8 @@ def test_a_checkpoint_may_keep_more_links_than_a_reply():
 @pytest.mark.parametrize(
     ("kind", "path", "unordered"),
     [
-        ("links", (), ((2, HASH, 1, ()), (1, HASH, 1, ()))),
-        ("links", (), ((2, HASH, 1, ()), (2, HASH, 1, ()))),
+        ("links", (), ((2, HASH, 1, (), None), (1, HASH, 1, (), None))),
+        ("links", (), ((2, HASH, 1, (), None), (2, HASH, 1, (), None))),
         ("links", (0, 3), (HASH, bytes(32))),
         ("links", (0, 3), (HASH, HASH)),
         ("gossip", (2, 0, 8), (SHARD_PLAIN, SHARD_PLAIN)),
