@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from blake3 import blake3
 
 from p2pfusion.config import AXES_MAX, BLOCKS_MAX
-from p2pfusion.core.submodel import SubModel, layout
+from p2pfusion.core.submodel import Layout, SubModel, layout
 from p2pfusion.errors import TaskError
 
 if TYPE_CHECKING:
@@ -92,6 +92,8 @@ class Blueprint:
     """Parameter name -> its slice of the whole model's flat vector."""
     size: int = field(init=False, compare=False, repr=False)
     """Scalars in the whole model."""
+    layouts: dict[SubModel, Layout] = field(init=False, compare=False, repr=False)
+    """Layouts that `submodel.layout` has worked out, bounded there."""
 
     def __post_init__(self) -> None:
         _check(self)
@@ -102,6 +104,7 @@ class Blueprint:
             start = stop
         object.__setattr__(self, "parameter_slices", MappingProxyType(places))
         object.__setattr__(self, "size", start)
+        object.__setattr__(self, "layouts", {})
 
     def axis(self, name: str) -> Axis:
         """The axis of that name. Raises `KeyError`."""

@@ -21,7 +21,7 @@ import numpy as np
 
 from p2pfusion.config import WEIGHT_MAX
 from p2pfusion.core.blueprint import Blueprint, Parameter
-from p2pfusion.core.submodel import Layout, SubModel, Vector, layout, match
+from p2pfusion.core.submodel import Layout, SubModel, Vector, extract, layout, match
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,9 +40,16 @@ class Weighted:
             raise ValueError("values must be a flat float32 vector")
 
 
-def fold(blueprint: Blueprint, target: SubModel, base: Vector, contributions: Iterable[Weighted]) -> Vector:
+def fold(
+    blueprint: Blueprint,
+    target: SubModel,
+    base: Vector,
+    contributions: Iterable[Weighted],
+    graft: Vector | None = None,
+) -> Vector:
     """The target's values after a round; `base` are its values before. A new vector; a slice costs a slice.
 
+    A `graft` (flat, of the whole model) is no member of the mean: it is added after it (PROTOCOL.md 5).
     A contribution given twice counts once. Raises `ValueError` for values of another size than their sub-model's, and
     for two different contributions of one peer (the ledger keeps the one that counts).
 
@@ -60,6 +67,8 @@ def fold(blueprint: Blueprint, target: SubModel, base: Vector, contributions: It
             if parameter.name in places:
                 span, shape = places[parameter.name]
                 _fold_parameter(blueprint, parameter, target, values[span].reshape(shape), counted, layouts)
+        if graft is not None:
+            np.add(values, extract(blueprint, graft, target), out=values)
     return values
 
 

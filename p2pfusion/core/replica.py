@@ -17,15 +17,18 @@ from p2pfusion.core.blueprint import Blueprint
 from p2pfusion.core.fold import Weighted, fold
 from p2pfusion.core.submodel import SubModel, Vector, extract, scatter, scatter_add
 
+Round = tuple[Iterable[Weighted], Vector | None]
+"""What counts in one open round, decoded: work, and at most one graft of the whole model."""
 
-def head(blueprint: Blueprint, sealed: Vector, sub_model: SubModel, rounds: Iterable[Iterable[Weighted]]) -> Vector:
+
+def head(blueprint: Blueprint, sealed: Vector, sub_model: SubModel, rounds: Iterable[Round]) -> Vector:
     """A sub-model's slice of the head: sealed values, then the open rounds folded in the order given.
 
     A function of values and not a method, for it runs in the executor while the replica may move on.
     """
     values = extract(blueprint, sealed, sub_model)
-    for contributions in rounds:
-        values = fold(blueprint, sub_model, values, contributions)
+    for contributions, graft in rounds:
+        values = fold(blueprint, sub_model, values, contributions, graft)
     return values
 
 

@@ -36,6 +36,8 @@ Layout = dict[str, tuple[slice, tuple[int, ...]]]
 Index = tuple[Any, ...]
 """What indexes one parameter's array: a slice per dimension, or open index arrays."""
 
+LAYOUTS_KEPT_MAX = 256
+"""Layouts remembered for one blueprint: those of some rounds' contributions; then they are all forgotten at once."""
 RECTANGLES_MAX = 64
 """Up to this many rectangles per parameter are copied one by one; beyond, one gather by index is cheaper."""
 
@@ -105,7 +107,8 @@ class SubModel:
 
     def size(self, blueprint: Blueprint) -> int:
         """How many scalars the sub-model holds."""
-        return sum(math.prod(shape) for _, shape in layout(blueprint, self).values())
+        places = layout(blueprint, self)
+        return places[next(reversed(places))][0].stop if places else 0
 
     def share(self, blueprint: Blueprint) -> float:
         """Its share of the model's scalars, 0..1."""
@@ -135,7 +138,13 @@ class SubModel:
 
 
 def layout(blueprint: Blueprint, sub_model: SubModel) -> Layout:
-    """Where each kept parameter lies in the sub-model's flat vector, and its sliced shape."""
+    """Where each kept parameter lies in the sub-model's flat vector, and its sliced shape; not to be changed.
+
+    Remembered, for every fold asks it of every contribution, several times.
+    """
+    known = blueprint.layouts.get(sub_model)
+    if known is not None:
+        return known
     widths = {axis.name: sub_model.width(blueprint, axis.name) for axis in blueprint.axes}
     places: Layout = {}
     start = 0
@@ -144,6 +153,9 @@ def layout(blueprint: Blueprint, sub_model: SubModel) -> Layout:
         stop = start + math.prod(shape)
         places[parameter.name] = (slice(start, stop), shape)
         start = stop
+    if len(blueprint.layouts) >= LAYOUTS_KEPT_MAX:
+        blueprint.layouts.clear()
+    blueprint.layouts[sub_model] = places
     return places
 
 

@@ -26,7 +26,7 @@ from torch import nn
 from p2pfusion.core.blueprint import Blueprint
 from p2pfusion.core.data import Batch, Data, as_data
 from p2pfusion.core.genesis import genesis
-from p2pfusion.core.objectives import Loss, cross_entropy
+from p2pfusion.core.objectives import Loss, correct, cross_entropy
 from p2pfusion.core.sequential import blueprint_of
 from p2pfusion.core.submodel import Vector
 from p2pfusion.core.training import OptimizerFactory, Recipe, flattened, loaded
@@ -223,6 +223,23 @@ def _try(prepared: Prepared, batch: Batch) -> None:
     if not bool(torch.isfinite(value.detach()).all()):
         raise TaskError(f"the loss of the first batch is {float(value.detach())}; check the data's scale")
     if prepared.validation is not None:
-        labels = _first(prepared.validation, "validation")[1]
-        if labels.is_floating_point():
-            raise TaskError("validation: accuracy needs integer class labels; leave validation out for regression")
+        _try_validation(module, prepared.validation)
+
+
+def _try_validation(module: nn.Module, validation: Data) -> None:
+    """One batch through the network, so that a wrong validation set is found now and not rounds later."""
+    x, y = _first(validation, "validation")
+    if y.is_floating_point():
+        raise TaskError("validation: accuracy needs integer class labels; leave validation out for regression")
+    batch = f"validation: a first batch {tuple(x.shape)} with labels {tuple(y.shape)}"
+    try:
+        with torch.no_grad():
+            output = module.eval()(x)
+            correct(output, y)
+    except Exception as error:
+        raise TaskError(f"{batch}: {type(error).__name__}: {error}; give it the form of the training data") from error
+    said = tuple(output.argmax(1).shape)
+    if said != tuple(y.shape):
+        raise TaskError(f"{batch}: the model names classes {said}; give it the form of the training data")
+    if y.numel() and int(y.max()) >= output.shape[1]:
+        raise TaskError(f"{batch}: label {int(y.max())}, but the model knows classes 0 to {output.shape[1] - 1}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from p2pfusion.wire.messages import Contribution, ContributionId
+from p2pfusion.wire.messages import Contribution, ContributionId, Have
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,17 +22,23 @@ class MemberLine:
 class Entry:
     """One contribution here or on its way: its manifest and the segments that have arrived."""
 
-    __slots__ = ("id", "manifest", "missing", "segments")
+    __slots__ = ("_have", "id", "manifest", "missing", "segments")
 
     def __init__(self, id_: ContributionId, manifest: Contribution) -> None:
         self.id = id_
         self.manifest = manifest
-        self.segments: list[bytes | None] = [None] * len(manifest.segments)
+        self.segments: list[bytes | memoryview | None] = [None] * len(manifest.segments)
         self.missing = len(self.segments)
+        self._have: Have | None = None
 
     @property
     def is_complete(self) -> bool:
         return self.missing == 0
+
+    @property
+    def held_bytes(self) -> int:
+        """Payload in memory; what was spilled to disk is a view, not bytes."""
+        return sum(len(segment) for segment in self.segments if isinstance(segment, bytes))
 
     def put(self, index: int, data: bytes) -> bool:
         """Keep one segment; True when it was the last one missing. To be called by the ledger alone."""
@@ -49,6 +55,23 @@ class Entry:
             if segment is not None:
                 bits[index // 8] |= 1 << (index % 8)
         return bytes(bits)
+
+    def have(self) -> Have:
+        """What I tell others of it; made once when nothing is missing any more, for then everybody is told it."""
+        if self._have is not None:
+            return self._have
+        have = Have(self.id, self.bitmap())
+        if self.is_complete:
+            self._have = have
+        return have
+
+
+@dataclass(frozen=True, slots=True)
+class Counting:
+    """What counts in one round: work in fold order, and at most one graft, which the fold adds after the mean."""
+
+    work: tuple[Entry, ...]
+    graft: Entry | None = None
 
 
 def in_fold_order(entries: Iterable[Entry]) -> tuple[Entry, ...]:

@@ -9,13 +9,15 @@ The gate knows neither who sent something (an author's work is relayed by anyone
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
 
-from p2pfusion.config import VALUE_MAX, WEIGHT_MAX, RunConfig
+from p2pfusion.config import COVERED_IDS_MAX, VALUE_MAX, WEIGHT_MAX, RunConfig
 from p2pfusion.core.blueprint import Blueprint
+from p2pfusion.swarm.grafts import cover_sizes, ids_in
 from p2pfusion.wire.compression import CODECS, Body, decode_into, segment_sizes
 from p2pfusion.wire.messages import Contribution
 
@@ -28,7 +30,9 @@ def judge(manifest: Contribution, blueprint: Blueprint, run: RunConfig) -> str |
 
 
 def judge_segment(manifest: Contribution, index: int, data: Body) -> str | None:
-    """Why these bytes are not segment `index` of a manifest that passed `judge`: `index`, `size`, `hash`, `finite`."""
+    """Why these bytes are not segment `index` of a manifest that passed `judge`: `index`, `size`, `hash`, `covers`,
+    `finite`.
+    """
     if not 0 <= index < len(manifest.segments):
         return "index"
     expected = manifest.segments[index]
@@ -37,6 +41,8 @@ def judge_segment(manifest: Contribution, index: int, data: Body) -> str | None:
     if blake3(data).digest() != expected.hash:
         return "hash"
     values = np.empty(expected.size // CODECS[manifest.codec].element_bytes, np.float32)
+    if manifest.graft is not None and index >= len(manifest.segments) - len(cover_sizes(manifest.graft.covers)):
+        return None if is_ascending(data) else "covers"
     decode_into(manifest.codec, data, values)
     return None if is_sound(values) else "finite"
 
@@ -52,6 +58,12 @@ def is_sound(values: NDArray[np.float32]) -> bool:
     return bool(np.isfinite(squares)) or bool((np.abs(values) <= VALUE_MAX).all())
 
 
+def is_ascending(data: Body) -> bool:
+    """Whether a segment of ids lists each once, in order."""
+    ids = ids_in(bytes(data))
+    return all(one < other for one, other in pairwise(ids))
+
+
 def _has_right_sub_model(manifest: Contribution, blueprint: Blueprint, _: RunConfig) -> bool:
     try:
         manifest.sub_model.validate(blueprint)
@@ -62,17 +74,33 @@ def _has_right_sub_model(manifest: Contribution, blueprint: Blueprint, _: RunCon
 
 def _has_right_segments(manifest: Contribution, blueprint: Blueprint, _: RunConfig) -> bool:
     """The schema alone says how many segments of which sizes there are; an empty sub-model has none and is refused."""
-    expected = segment_sizes(manifest.codec, manifest.sub_model.size(blueprint))
-    return len(expected) > 0 and tuple(segment.size for segment in manifest.segments) == expected
+    values = segment_sizes(manifest.codec, manifest.sub_model.size(blueprint))
+    covers = cover_sizes(manifest.graft.covers) if manifest.graft else ()
+    return len(values) > 0 and tuple(segment.size for segment in manifest.segments) == values + covers
+
+
+def _is_whole_graft(manifest: Contribution, blueprint: Blueprint, _: RunConfig) -> bool:
+    """A graft is the full model, lossless, with its own weights in place of a contribution's; work has none of it."""
+    graft = manifest.graft
+    if manifest.kind == "work" or graft is None:
+        return manifest.kind == "work" and graft is None
+    return (
+        (manifest.weight, manifest.samples, manifest.codec) == (1, 0, "fp32")
+        and manifest.sub_model == blueprint.whole()
+        and 1 <= graft.weight_lost <= graft.weight_kept
+        and 1 <= graft.length <= manifest.round
+        and 1 <= graft.covers <= COVERED_IDS_MAX
+        and graft.weight_lost <= graft.covers * WEIGHT_MAX
+    )
 
 
 RULES: tuple[tuple[str, Rule], ...] = (
     ("shard", lambda c, _b, _r: c.shard == 0),
-    ("graft-unsupported", lambda c, _b, _r: c.kind == "work"),
+    ("graft", _is_whole_graft),
     ("round", lambda c, _b, _r: c.round >= 1),
     ("staleness", lambda c, _b, r: 0 <= c.round - c.base_round <= r.staleness_max_rounds),
     ("weight", lambda c, _b, _r: 1 <= c.weight <= WEIGHT_MAX),
-    ("samples", lambda c, _b, _r: c.samples >= 1),
+    ("samples", lambda c, _b, _r: c.samples >= 1 or c.kind == "graft"),
     ("codec", lambda c, _b, _r: c.codec in CODECS),
     ("sub-model", _has_right_sub_model),
     ("segments", _has_right_segments),

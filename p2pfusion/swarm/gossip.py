@@ -1,19 +1,20 @@
 """Whom to talk to next, what to tell them, and what to fetch from whom. Pure decisions; `node` does the calling.
 
-What is told: reports that changed since we last spoke, who left, and, for open rounds in which our digests differ,
+What is told: reports that changed since we last spoke, and, for open rounds in which our digests differ,
 which contributions we hold, segment by segment. What is fetched: whatever somebody holds and we lack, the rarest first,
 from several holders in parallel (PROTOCOL.md 7).
 """
 
 from __future__ import annotations
 
+import heapq
 import random
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 
-from p2pfusion.config import HAVE_PER_CALL_MAX, PEERS_MAX, REPORTS_PER_CALL_MAX, RUMOURS_PER_CALL_MAX
-from p2pfusion.swarm.ledger import Ledger
-from p2pfusion.swarm.membership import Membership
-from p2pfusion.wire.messages import Contribution, ContributionId, Have, PeerId, Report, Rumour, ShardReport
+from p2pfusion.config import HAVE_PER_CALL_MAX, PEERS_MAX, REPORTS_PER_CALL_MAX, SEGMENTS_MAX
+from p2pfusion.swarm.ledger import Entry, Ledger
+from p2pfusion.wire.messages import Contribution, ContributionId, Have, PeerId, Report, ShardReport
 
 MANIFESTS_KNOWN_MAX = 512
 """Manifests remembered for each peer: several rounds of everybody; a forgotten one is sent twice."""
@@ -21,6 +22,14 @@ FAILURES_MAX = 3
 """Requests lost in a row before a holder is thought to be gone; on a bad link every tenth is lost."""
 WANTED_MAX = 4096
 """Contributions known by id but not yet here; beyond it new ones wait for the next exchange."""
+DOUBTED_EVERY = 8
+"""Every so many-th time a peer is told all I hold: should I be wrong about what it holds, it learns soon enough."""
+SORTED_MAX = 256
+"""Up to this many missing segments of a round are sorted at once; more are merged one by one as they are asked for."""
+RANKED_STALE_MAX = 64
+"""Segments that have come and are passed over, before the order of a contribution's segments is made anew."""
+EVERYTHING = b"\xff" * (SEGMENTS_MAX // 8)
+"""The bitmap of one who holds every segment, however many there are."""
 
 
 class Spoken:
@@ -28,7 +37,10 @@ class Spoken:
 
     def __init__(self) -> None:
         self._versions: dict[PeerId, dict[PeerId, tuple[int, int]]] = {}
-        self._manifests: dict[PeerId, dict[ContributionId, None]] = {}
+        self._manifests: dict[PeerId, dict[ContributionId, bool]] = {}
+        """Who has which manifest, and whether it said or was sent all of its segments."""
+        self._standing: dict[PeerId, tuple[int, int]] = {}
+        self._asked: dict[PeerId, int] = {}
 
     def news(self, peer: PeerId | None, reports: Iterable[Report]) -> tuple[Report, ...]:
         """Those reports this peer (None: a stranger) has not heard yet; at most `REPORTS_PER_CALL_MAX`."""
@@ -46,8 +58,8 @@ class Spoken:
             del self._versions[min(self._versions)]
         known = self._versions.setdefault(peer, {})
         for report in reports:
-            version = max(known.pop(report.peer, (-1, -1)), (report.incarnation, report.beat))
-            known[report.peer] = version  # the last one told comes last
+            version, before = (report.incarnation, report.beat), known.pop(report.peer, None)
+            known[report.peer] = version if before is None or version > before else before  # the last told comes last
         while len(known) > PEERS_MAX:
             del known[next(iter(known))]
 
@@ -55,40 +67,74 @@ class Spoken:
         """Whether this peer has the manifest, because it came from there or was sent there."""
         return id_ in self._manifests.get(peer, {})
 
-    def told_of(self, peer: PeerId, ids: Iterable[ContributionId]) -> None:
-        """The peer has these manifests; the newest `MANIFESTS_KNOWN_MAX` are remembered."""
+    def told_of(self, peer: PeerId, ids: Iterable[ContributionId], *, is_whole: bool = False) -> None:
+        """The peer has these manifests (and all their segments); the newest `MANIFESTS_KNOWN_MAX` are remembered."""
         if peer not in self._manifests and len(self._manifests) >= PEERS_MAX:
-            del self._manifests[min(self._manifests)]
+            self.forget(min(self._manifests))
         known = self._manifests.setdefault(peer, {})
-        known.update(dict.fromkeys(ids))
+        for id_ in ids:
+            if is_whole or id_ not in known:
+                known[id_] = is_whole
         while len(known) > MANIFESTS_KNOWN_MAX:
             del known[next(iter(known))]
+
+    def holds(self, peer: PeerId, report: Report | None) -> Mapping[ContributionId, bool]:
+        """What the peer is thought to hold in whole (True), so that it need not hear that I do; nothing now and then.
+
+        `report` is its newest. One that has come back, or whose tip fell (it took another chain), may hold it no more.
+        """
+        standing = (report.incarnation, min((s.tip_round for s in report.shards), default=0)) if report else (0, 0)
+        before = self._standing.get(peer, standing)
+        turn = self._asked.get(peer, 0) + 1
+        known = self._manifests.get(peer, {})
+        if standing[0] != before[0] or standing[1] < before[1]:
+            known.update(dict.fromkeys(known, False))
+        if peer in self._manifests:  # so that these tables are as bounded as that one
+            self._standing[peer], self._asked[peer] = standing, turn
+        return known if turn % DOUBTED_EVERY else {}
+
+    def doubt(self, peer: PeerId) -> None:
+        """Tell it every report again, and all I hold: an answer of mine may have been lost."""
+        self._versions.pop(peer, None)
+        known = self._manifests.get(peer, {})
+        known.update(dict.fromkeys(known, False))
 
     def forget(self, peer: PeerId) -> None:
         """The peer is gone, and should it return it may have forgotten everything."""
         self._versions.pop(peer, None)
         self._manifests.pop(peer, None)
+        self._standing.pop(peer, None)
+        self._asked.pop(peer, None)
 
 
-def haves(ledger: Ledger, theirs: ShardReport | None, extra: Collection[ContributionId] = ()) -> tuple[Have, ...]:
-    """What I hold, in part or whole, of the open rounds in which a peer's digest differs from mine."""
+def haves(
+    ledger: Ledger,
+    theirs: ShardReport | None,
+    extra: Collection[ContributionId] = (),
+    held: Mapping[ContributionId, bool] | None = None,
+) -> tuple[Have, ...]:
+    """What I hold, in part or whole, of the open rounds in which a peer's digest differs from mine.
+
+    `held` says what the peer itself has in whole: that is left out.
+    """
     chosen = {id_: ledger.entries[id_] for id_ in extra if id_ in ledger.entries}
     digests = dict(theirs.digests) if theirs else {}
     for round_ in sorted(ledger.open):  # the lowest is sealed next: it must not be crowded out by those that fill up
         if theirs and (round_ <= theirs.tip_round or digests.get(round_) == ledger.digest(round_)):
             continue
         chosen.update(ledger.open[round_])
-    held = [Have(id_, entry.bitmap()) for id_, entry in chosen.items() if entry.missing < len(entry.segments)]
-    return tuple(held[:HAVE_PER_CALL_MAX])
-
-
-def rumours(membership: Membership) -> tuple[Rumour, ...]:
-    return tuple(membership.gone()[-RUMOURS_PER_CALL_MAX:])
+    known = held or {}
+    told = [e for id_, e in chosen.items() if e.missing < len(e.segments) and not known.get(id_)]
+    return tuple([entry.have() for entry in told[:HAVE_PER_CALL_MAX]])
 
 
 def choose(peers: Sequence[PeerId], count: int, rng: random.Random) -> list[PeerId]:
     """`count` different peers at random (all when there are no more), in random order."""
     return rng.sample(list(peers), min(count, len(peers)))
+
+
+Ranked = tuple[int, ContributionId, int, list[PeerId]]
+"""A missing segment: how many hold it, contribution, index, who, sorted."""
 
 
 class Wanted:
@@ -97,15 +143,23 @@ class Wanted:
     def __init__(self) -> None:
         self._holders: dict[ContributionId, dict[PeerId, bytes]] = {}
         self._failures: dict[tuple[ContributionId, PeerId], int] = {}
+        self._ranked: dict[ContributionId, tuple[Entry, list[Ranked]]] = {}
+        """The order in which to fetch what an entry lacked when it was made, until other holders are known."""
 
     def __contains__(self, id_: ContributionId) -> bool:
         """Whether anybody is known to hold it."""
         return bool(self._holders.get(id_))
 
-    def offer(self, id_: ContributionId, peer: PeerId, bitmap: bytes | None) -> None:
-        """`peer` says it holds these segments (None: all)."""
-        if id_ in self._holders or len(self._holders) < WANTED_MAX:
-            self._holders.setdefault(id_, {})[peer] = bitmap if bitmap is not None else b"\xff" * 8192
+    def offer(self, id_: ContributionId, peer: PeerId, bitmap: bytes | None) -> bool:
+        """`peer` says it holds these segments (None: all). Whether that is news."""
+        if id_ not in self._holders and len(self._holders) >= WANTED_MAX:
+            return False
+        holders, bits = self._holders.setdefault(id_, {}), EVERYTHING if bitmap is None else bitmap
+        is_news = holders.get(peer) != bits
+        if is_news:
+            holders[peer] = bits
+            self._ranked.pop(id_, None)
+        return is_news
 
     def failed(self, id_: ContributionId, peer: PeerId, *, is_final: bool) -> None:
         """`peer` did not deliver. It is asked no more, until it offers again, after `FAILURES_MAX` or a final no."""
@@ -115,33 +169,66 @@ class Wanted:
         count = self._failures[id_, peer] = self._failures.get((id_, peer), 0) + 1
         if is_final or count >= FAILURES_MAX:
             del self._failures[id_, peer], holders[peer]
+            self._ranked.pop(id_, None)
             if not holders:
                 del self._holders[id_]
 
     def done(self, id_: ContributionId) -> None:
         """It is here, or not wanted any more."""
+        self._ranked.pop(id_, None)
         for peer in self._holders.pop(id_, {}):
             self._failures.pop((id_, peer), None)
 
     def unknown(self, ledger: Ledger) -> list[tuple[ContributionId, list[PeerId]]]:
         """Ids without a manifest here, each with its holders, sorted."""
-        return [(i, sorted(h)) for i, h in sorted(self._holders.items()) if i not in ledger.entries and h]
+        lacking = sorted(id_ for id_, holders in self._holders.items() if id_ not in ledger.entries and holders)
+        return [(id_, sorted(self._holders[id_])) for id_ in lacking]
 
-    def segments(self, ledger: Ledger) -> list[tuple[ContributionId, int, list[PeerId]]]:
-        """Missing segments of known contributions with their holders: lowest round first, then rarest, then by id."""
-        missing = []
-        for id_, holders in self._holders.items():
-            entry = ledger.entries.get(id_)
-            if entry is None or entry.is_complete:
-                continue
-            for index, segment in enumerate(entry.segments):
-                if segment is None and (who := [p for p in sorted(holders) if _has(holders[p], index)]):
-                    missing.append((entry.manifest.round, len(who), id_, index, who))
-        return [(id_, index, who) for _, _, id_, index, who in sorted(missing)]
+    def segments(self, ledger: Ledger) -> Iterator[tuple[ContributionId, int, list[PeerId]]]:
+        """Missing segments of known contributions with their holders: lowest round first, then rarest, then by id.
+
+        Lazily, for a contribution may have thousands of segments and few of them are asked for at a time.
+        """
+        entries = [ledger.entries[id_] for id_ in self._holders if id_ in ledger.entries]
+        by_round: dict[int, list[Entry]] = {}
+        for entry in entries:
+            if not entry.is_complete:
+                by_round.setdefault(entry.manifest.round, []).append(entry)
+        for _, group in sorted(by_round.items()):
+            missing = map(self._missing, group)
+            are_few = sum(entry.missing for entry in group) <= SORTED_MAX
+            for _, id_, index, who in sorted(chain.from_iterable(missing)) if are_few else heapq.merge(*missing):
+                yield id_, index, who
+
+    def offered(self, ledger: Ledger) -> frozenset[ContributionId]:
+        """The known contributions of which somebody holds a segment that is missing here."""
+        known = [ledger.entries[id_] for id_ in self._holders if id_ in ledger.entries]
+        return frozenset(entry.id for entry in known if any(True for _ in self._missing(entry)))
+
+    def _missing(self, entry: Entry) -> Iterator[Ranked]:
+        """The missing segments of one contribution that somebody holds, the rarest first."""
+        known, ranked = self._ranked.get(entry.id, (None, []))
+        if known is not entry or len(ranked) > RANKED_STALE_MAX + 2 * entry.missing:
+            _, ranked = self._ranked[entry.id] = entry, self._rank(entry)
+        return (item for item in ranked if entry.segments[item[2]] is None)
+
+    def _rank(self, entry: Entry) -> list[Ranked]:
+        holders = sorted(self._holders[entry.id].items())
+        found: list[Ranked] = []
+        for index, segment in enumerate(entry.segments):
+            if segment is None and (who := [peer for peer, bits in holders if _has(bits, index)]):
+                found.append((len(who), entry.id, index, who))
+        return sorted(found)
 
 
 def _has(bitmap: bytes, index: int) -> bool:
     return index // 8 < len(bitmap) and bool(bitmap[index // 8] >> (index % 8) & 1)
+
+
+def whole(manifest: Contribution) -> bytes:
+    """The bitmap of one who holds every segment of it."""
+    full, rest = divmod(len(manifest.segments), 8)
+    return b"\xff" * full + (bytes(((1 << rest) - 1,)) if rest else b"")
 
 
 def is_small(manifest: Contribution, bytes_max: int) -> bool:

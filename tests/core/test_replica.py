@@ -18,12 +18,13 @@ from tests.core.strategies import blueprints, contributions, sub_models, vectors
 def test_a_head_is_a_slice_of_the_folded_model(data: st.DataObject) -> None:
     blueprint = data.draw(blueprints())
     sealed = data.draw(vectors(blueprint.size))
-    rounds = data.draw(st.lists(contributions(blueprint, 2), max_size=3))
+    grafts = st.none() | vectors(blueprint.size)
+    rounds = data.draw(st.lists(st.tuples(contributions(blueprint, 2), grafts), max_size=3))
     target = data.draw(sub_models(blueprint))
     replica = Replica(blueprint, sealed)
     model = sealed
-    for items in rounds:
-        model = fold(blueprint, blueprint.whole(), model, items)
+    for items, graft in rounds:
+        model = fold(blueprint, blueprint.whole(), model, items, graft)
     assert head(blueprint, replica.sealed, target, rounds).tobytes() == extract(blueprint, model, target).tobytes()
     assert head(blueprint, replica.sealed, target, rounds).flags.writeable
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from p2pfusion.config import RANGES_PER_AXIS_MAX
 from p2pfusion.core import submodel
 from p2pfusion.core.blueprint import Axis, Blueprint, Dim, Init, Parameter
-from p2pfusion.core.submodel import SubModel, extract, scatter, scatter_add, segments
+from p2pfusion.core.submodel import LAYOUTS_KEPT_MAX, SubModel, extract, layout, scatter, scatter_add, segments
 from tests.core.strategies import blueprints, no_module, sub_models
 
 
@@ -146,3 +146,13 @@ def test_segments_partition_the_vector(total: int, most: int) -> None:
 def test_segments_need_a_size() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         segments(3, 0)
+
+
+def test_layouts_are_remembered_and_bounded() -> None:
+    blueprint = line(2 * LAYOUTS_KEPT_MAX)
+    assert blueprint.layouts == {}
+    for start in range(2 * LAYOUTS_KEPT_MAX - 1):
+        sub_model = SubModel(blueprint.blocks, (("h", ((start, start + 1),)),))
+        assert layout(blueprint, sub_model) is layout(blueprint, sub_model)
+        assert len(blueprint.layouts) <= LAYOUTS_KEPT_MAX
+    assert len(blueprint.layouts) == LAYOUTS_KEPT_MAX - 1

@@ -116,6 +116,10 @@ def frozen() -> nn.Sequential:
         ({"model": frozen()}, "frozen"),
         ({"validation": (X, X)}, "integer class labels"),
         ({"validation": 3}, "validation: int"),
+        ({"validation": []}, "validation: there is no data"),
+        ({"validation": (X[:, :3], Y)}, r"validation: a first batch \(\d+, 3\) with labels .* give it the form"),
+        ({"validation": (X, Y[:, None])}, r"validation: .* the model names classes \(\d+,\); give it the form"),
+        ({"validation": (X, Y + 5)}, "validation: .*: label 7, but the model knows classes 0 to 2"),
     ],
 )
 def test_preparing_tries_everything_once(fields: dict[str, object], words: str) -> None:

@@ -2,7 +2,8 @@
 
 The model decides who talks to whom and when; each of its moves is made on the ledger as well, through the ledger's own
 interface. The two know nothing of each other's ids and hashes: `Names` holds the translation and insists that equal
-things stay equal and different ones different. Grafts are left out of the model, as the package has none yet.
+things stay equal and different ones different. Three moves of the model are made in the package's way: equal grafts
+are told apart by the real ids, a side that weighs nothing is owed nothing, and nobody puts two grafts in one round.
 
 Segments of what a clogged link holds back are missing here, so that incomplete contributions take part as well.
 """
@@ -17,9 +18,11 @@ from blake3 import blake3
 
 from p2pfusion.config import RunConfig
 from p2pfusion.core.submodel import SubModel
+from p2pfusion.swarm import grafts
+from p2pfusion.swarm.grafts import cover_segments, share_of
 from p2pfusion.swarm.ledger import Entry, Ledger, MemberLine
 from p2pfusion.wire.codec import contribution_id, genesis_chain
-from p2pfusion.wire.messages import Contribution, SegmentInfo
+from p2pfusion.wire.messages import FLOOR_NEVER, Contribution, Graft, SegmentInfo
 from tests.oracle import protocol_model as model
 
 PIECES = (b"first", b"second")
@@ -41,19 +44,22 @@ class Names:
         return frozenset(self.back[id_] for id_ in real)
 
 
-def manifest_of(c: model.Contribution, base_chain: bytes) -> Contribution:
+def manifest_of(
+    c: model.Contribution, base_chain: bytes, graft: Graft | None, covers: tuple[bytes, ...]
+) -> Contribution:
     return Contribution(
         shard=0,
         round=c.round,
         peer=c.author.to_bytes(16, "big"),
-        kind="work",
+        kind="graft" if graft else "work",
         base_round=c.round - 1,
         base_chain=base_chain,
-        weight=c.weight,
-        samples=1,
+        weight=1 if graft else c.weight,
+        samples=0 if graft else 1,
         sub_model=SubModel(("all",)),
         codec="fp32",
-        segments=SEGMENTS,
+        segments=(*SEGMENTS, *(SegmentInfo(blake3(piece).digest(), len(piece)) for piece in covers)),
+        graft=graft,
     )
 
 
@@ -63,7 +69,7 @@ class Twin(model.Node):
     horizon: int
     limit: int | None
     ids: Names
-    manifests: dict[str, Contribution]
+    manifests: dict[str, tuple[Contribution, tuple[bytes, ...]]]
     chains: Names
     digests: Names
     tally: Counter[str]
@@ -95,6 +101,9 @@ class Twin(model.Node):
         super().publish()
         if not self.done:
             self.ledger.published(self.last)
+        elif self.ledger.limit is None:
+            self.ledger.set_limit(self.settings["rounds"])
+            self.ledger.newest = self.newest
         self.compare()
 
     def add(self, c: model.Contribution) -> None:
@@ -105,18 +114,64 @@ class Twin(model.Node):
     def pull(self, other: Twin, now: float) -> None:
         self.now = now
         self.ledger.saw_round(other.newest)
+        if self.ledger.limit is not None and other.newest > self.ledger.limit:
+            self.ledger.newest = max(self.ledger.newest, other.newest)  # a graft's round; the node waits for the graft
         if self.clogged or other.clogged:  # manifests come through, their last segments do not
             for c in [c for cs in other.open.values() for c in cs.values()]:
                 self.hold(c, pieces=c.author % 2)
         super().pull(other, now)
         self.compare()
 
+    def the_graft(self, contributions: list[model.Contribution]) -> model.Contribution | None:
+        chains = {link.chain for link in self.links}
+        fitting = [
+            c
+            for c in contributions
+            if c.key and c.key not in self.tip.grafts and c.after == len(self.tip.grafts) and c.key[1] not in chains
+        ]
+        return min(fitting, key=lambda c: (-c.weight, -c.length, self.ids.there[c.id]), default=None)
+
     def try_graft(self, now: float) -> None:
-        self.losing.clear()
+        """As the model does it; of each graft it publishes the ledger must think the same."""
+        self.now = now
+        for x in list(self.losing):
+            has_open = any(c.key and c.after == len(self.tip.grafts) for cs in self.open.values() for c in cs.values())
+            if x["key"] in self.tip.grafts:
+                self.losing.remove(x)
+            elif self.tip.round < x["length"] or has_open:
+                x["emit_at"] = None
+            elif x["emit_at"] is None:
+                x["emit_at"] = now + self.rng.random() * self.settings["patience_s"]
+            elif now >= x["emit_at"]:
+                self.graft(x)
+        self.compare()
+
+    def graft(self, x: dict[str, Any]) -> None:
+        self.tally["grafted"] += 1
+        loss = next(loss for loss in self.ledger.losses if self.keys_of(loss.key) == x["key"])
+        assert not self.ledger._has_open_graft()
+        share = x["weight"] / (x["weight"] + self.tip.weight - x["fork_weight"])
+        assert share_of(loss, self.ledger.tip.weight) == share
+        round_ = self.newest + 1 if self.done else self.floor
+        assert self.ledger.graft_round == round_ or (self.done and self.ledger.floor != FLOOR_NEVER)
+        while any(c.key and c.author == self.me for c in self.open.get(round_, {}).values()):
+            round_ += 1
+        ours, theirs, after = self.models[-1], x["model"], len(self.tip.grafts)
+        payload = tuple(sorted((i, share * (theirs.get(i, 0) - ours.get(i, 0))) for i in ours.keys() | theirs.keys()))
+        id_ = model.digest("graft", self.me, round_, x["key"], self.tip.chain)
+        self.add(
+            model.Contribution(round_, self.me, id_, x["weight"], x["key"], x["length"], payload, x["covers"], after)
+        )
+        x["emit_at"] = None
+
+    def keys_of(self, key: tuple[bytes, bytes]) -> tuple[Any, Any]:
+        return self.chains.back[key[0]], self.chains.back[key[1]]
 
     def try_seal(self, now: float) -> None:
         """Each time the model seals, the ledger must want to seal the same; when it stops, the ledger must stop."""
         self.now, self.is_deciding = now, True
+        if self.limit is not None and self.floor > self.limit:
+            self.done = True  # the ledger knows at once, the model only when it would publish
         super().try_seal(now)
         self.is_deciding = False
         assert self.ripe() is None, "the ledger would seal, the model would not"
@@ -152,26 +207,47 @@ class Twin(model.Node):
         for link in other.links[fork + 1 :]:
             for c in link.contributions:
                 self.hold(c, wanted=True)
-        mine, theirs = (frozenset().union(*(x.ids for x in node.links[fork + 1 :])) for node in (self, other))
+        mine = frozenset().union(*(x.ids for x in self.links[fork + 1 :]))
+        entries = [[self.ledger.entries[id_] for id_ in link.ids] for link in links[fork + 1 :]]
+        assert self.ledger.replay(fork, entries) == links[fork + 1 :]
         self.is_mirrored = False
         super().switch(other)
         self.is_mirrored = True
-        assert self.ids.ids(self.ledger.switch(fork, links[fork + 1 :])) == mine - theirs
-        self.losing.clear()
+        loss = self.ledger.switch(fork, links[fork + 1 :])
+        self.losing = [x for x in self.losing if x["weight"]]
+        if loss is not None:
+            assert mine <= self.ids.ids(loss.covers) <= self.losing[-1]["covers"]
         self.compare()
 
     def hold(self, c: model.Contribution, *, pieces: int = len(PIECES), wanted: bool = False) -> Entry | None:
         """The contribution with its first segments reaches the ledger, for the first time or again."""
         if c.id not in self.manifests:
-            self.manifests[c.id] = manifest_of(c, self.chains.there["genesis"])
-            self.ids.same(c.id, contribution_id(self.manifests[c.id]))
-        id_, manifest = self.ids.there[c.id], self.manifests[c.id]
+            self.manifests[c.id] = self.made(c)
+            self.ids.same(c.id, contribution_id(self.manifests[c.id][0]))
+        id_, (manifest, covers) = self.ids.there[c.id], self.manifests[c.id]
         entry = self.ledger.add(id_, manifest, self.now, wanted=wanted)
         if entry is not None:
-            for index in range(pieces):
-                self.ledger.put(entry, index, PIECES[index])
+            for index, piece in enumerate((*PIECES, *covers)[: pieces if pieces < len(PIECES) else None]):
+                self.ledger.put(entry, index, piece)
             assert not wanted or entry.is_complete
         return entry
+
+    def made(self, c: model.Contribution) -> tuple[Contribution, tuple[bytes, ...]]:
+        """The package's manifest of the model's contribution, and its segments of covered ids."""
+        genesis = self.chains.there["genesis"]
+        if not c.key:
+            return manifest_of(c, genesis, None, ()), ()
+        covers = cover_segments(self.ids.there[i] for i in c.covers)
+        graft = Graft(
+            fork_chain=self.chains.there[c.key[0]],
+            lost_chain=self.chains.there[c.key[1]],
+            length=c.length,
+            weight_lost=c.weight,
+            weight_kept=c.weight,
+            covers=len(c.covers),
+            after=c.after,
+        )
+        return manifest_of(c, genesis, graft, covers), covers
 
     def ripe(self) -> tuple[Entry, ...] | None:
         return self.ledger.ripe(self.now, [self.reports[m][1]["line"] for m in self.members(self.now)])
@@ -210,14 +286,25 @@ class Twin(model.Node):
         for r in rounds:
             counted = ledger.counted(r)
             assert self.ids.ids(e.id for e in counted) == set(self.open[r])
-            assert list(counted) == sorted(counted, key=lambda e: e.manifest.peer)
+            assert list(counted) == sorted(counted, key=lambda e: (e.manifest.peer, e.manifest.kind))
             self.digests.same(self.open_digest(r), ledger.digest(r))
         assert ledger.newest == self.newest
         assert self.seen_floor(ledger.floor) == self.seen_floor(self.floor)
         assert ledger.base_round == max(rounds, default=tip.round)
+        self.compare_grafts()
         for i, c in self.mine.items():
             assert ledger.counts(self.ids.there[i], c.round) == self.counts(c)
         self.keeps_nothing_else()
+
+    def compare_grafts(self) -> None:
+        ledger, chains = self.ledger, {link.chain for link in self.links}
+        assert {self.keys_of(one.key) for one in ledger.grafts.counted} == self.tip.grafts
+        assert self.ids.ids(ledger.grafts.ids()) == self.tip.covered
+        owed = {x["key"]: x for x in self.losing if x["key"] not in self.tip.grafts and x["key"][1] not in chains}
+        assert {self.keys_of(loss.key) for loss in ledger.losses} == set(owed)
+        for loss in ledger.losses:
+            x = owed[self.keys_of(loss.key)]
+            assert (loss.length, loss.weight, loss.fork_weight) == (x["length"], x["weight"], x["fork_weight"])
 
     def keeps_nothing_else(self) -> None:
         """Every contribution kept is open or sealed; every sealed one can be folded again."""
@@ -244,6 +331,8 @@ def run_world(patch: Callable[[object, str, object], None], seed: int, *, horizo
     rounds = world.setdefault("rounds", 40)
     kind = twins(horizon=horizon, limit=rounds if seed % 2 else None)
     patch(model, "Node", kind)
+    patch(grafts, "LOSSES_MAX", 99)
     end = model.run(seed, **world)
-    kind.tally["diverged"] += end["diverged"]
+    for what in ("diverged", "lost", "twice", "work", "switches", "grafts"):
+        kind.tally[what] += end[what]
     return kind.tally

@@ -10,12 +10,12 @@ from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2pfusion.config import LINK_IDS_MAX, SEGMENT_BYTES_MAX, VALUE_MAX, WEIGHT_MAX, RunConfig
+from p2pfusion.config import COVERED_IDS_MAX, LINK_IDS_MAX, SEGMENT_BYTES_MAX, VALUE_MAX, WEIGHT_MAX, RunConfig
 from p2pfusion.core.blueprint import Axis, Blueprint, Dim, Init, Parameter
 from p2pfusion.core.submodel import SubModel
 from p2pfusion.swarm.gate import RULES, is_sound, judge, judge_segment
 from p2pfusion.wire.compression import encode
-from p2pfusion.wire.messages import Contribution, SegmentInfo
+from p2pfusion.wire.messages import Contribution, Graft, SegmentInfo
 from tests.wire import strategies as wire
 from tests.wire.strategies import BLUEPRINT, HASH, RUN, work
 
@@ -28,13 +28,45 @@ def sized(*sizes: int) -> tuple[SegmentInfo, ...]:
     return tuple(SegmentInfo(HASH, size) for size in sizes)
 
 
+FORK = Graft(fork_chain=HASH, lost_chain=bytes(32), length=80, weight_lost=5, weight_kept=5, covers=2, after=0)
+GRAFT = replace(
+    WORK,
+    kind="graft",
+    weight=1,
+    samples=0,
+    codec="fp32",
+    sub_model=BLUEPRINT.whole(),
+    segments=sized(4 * SIZE, 64),
+    graft=FORK,
+)
+
+
+def forked(**changes: int) -> Contribution:
+    return replace(GRAFT, graft=replace(FORK, **changes))
+
+
 def kept(*axes: tuple[str, tuple[tuple[int, int], ...]], blocks: tuple[str, ...] = BOTH) -> Contribution:
     return replace(WORK, sub_model=SubModel(blocks, axes))
 
 
 REFUSED = {
     "shard": [replace(WORK, shard=1)],
-    "graft-unsupported": [replace(WORK, kind="graft")],
+    "graft": [
+        replace(WORK, kind="graft"),
+        replace(WORK, graft=FORK),
+        replace(GRAFT, kind="work"),
+        replace(GRAFT, weight=2),
+        replace(GRAFT, samples=1),
+        replace(GRAFT, codec="bf16"),
+        replace(GRAFT, sub_model=SubModel(BOTH, (("h1", ((0, 4),)),))),
+        forked(weight_lost=0),
+        forked(weight_lost=6),
+        forked(weight_lost=2 * WEIGHT_MAX + 1, weight_kept=2 * WEIGHT_MAX + 1),
+        forked(length=0),
+        forked(length=81),
+        forked(covers=0),
+        forked(covers=COVERED_IDS_MAX + 1),
+    ],
     "round": [replace(WORK, round=0, base_round=0)],
     "staleness": [replace(WORK, base_round=81), replace(WORK, base_round=80 - RUN.staleness_max_rounds - 1)],
     "weight": [replace(WORK, weight=0), replace(WORK, weight=WEIGHT_MAX + 1)],
@@ -66,6 +98,8 @@ REFUSED = {
         replace(WORK, segments=sized(4, 4 * SIZE - 4)),
         replace(WORK, codec="bf16"),
         kept(("h1", ((0, 4),))),
+        forked(covers=3),
+        replace(GRAFT, segments=sized(4 * SIZE)),
     ],
 }
 
@@ -78,7 +112,22 @@ ACCEPTED = [
     replace(WORK, weight=WEIGHT_MAX),
     replace(WORK, samples=1),
     replace(WORK, codec="bf16", segments=sized(2 * SIZE)),
+    GRAFT,
+    forked(weight_lost=2 * WEIGHT_MAX, weight_kept=2 * WEIGHT_MAX),
+    forked(length=1),
+    replace(
+        forked(covers=COVERED_IDS_MAX),
+        segments=sized(4 * SIZE, *[SEGMENT_BYTES_MAX] * (32 * COVERED_IDS_MAX // SEGMENT_BYTES_MAX)),
+    ),
 ]
+
+
+def test_ids_that_a_graft_stands_for_are_listed_once_in_order():
+    ids = [bytes([i]) * 32 for i in range(3)]
+    for listed, reason in ((ids, None), (ids[::-1], "covers"), ([ids[0], ids[0], ids[1]], "covers")):
+        data = b"".join(listed)
+        segments = (*sized(4 * SIZE), SegmentInfo(blake3(data).digest(), len(data)))
+        assert judge_segment(replace(forked(covers=3), segments=segments), 1, data) == reason
 
 
 def test_every_rule_is_tested():

@@ -13,7 +13,9 @@ import pytest
 
 from p2pfusion.config import LINK_IDS_MAX, LINKS_KEPT_MAX, OPEN_ROUNDS_MAX, RunConfig
 from p2pfusion.errors import LocalError
-from p2pfusion.swarm.ledger import EMPTY_DIGEST, EQUIVOCATIONS_KEPT_MAX, Entry, Ledger, MemberLine, in_fold_order
+from p2pfusion.swarm.grafts import Grafts
+from p2pfusion.swarm.ledger import EMPTY_DIGEST, Counting, Entry, Ledger, MemberLine, in_fold_order
+from p2pfusion.swarm.openings import EQUIVOCATIONS_KEPT_MAX
 from p2pfusion.wire.codec import digest, next_chain
 from p2pfusion.wire.messages import FLOOR_NEVER, Link
 from tests.swarm.made import GENESIS, ledger, line_of, link_after, peer, piece, put, seal
@@ -86,7 +88,7 @@ def test_open_rounds_ascend_and_skip_what_is_empty():
     mine = ledger()
     late, early = put(mine, piece(5, 1)), put(mine, piece(2, 1))
     put(mine, piece(3, 1), complete=False)
-    assert mine.open_rounds() == [(early,), (late,)]
+    assert mine.open_rounds() == [Counting((early,)), Counting((late,))]
     assert mine.base_round == 5
     assert list(mine.digests()) == [2, 5]
 
@@ -173,7 +175,7 @@ def test_install_keeps_as_many_links():
     for _ in range(LINKS_KEPT_MAX):
         chain.append(link_after(chain[-1]))
     mine = ledger()
-    mine.install(chain)
+    mine.install(chain, Grafts())
     assert (mine.links[0].round, len(mine.links), mine.tip) == (1, LINKS_KEPT_MAX, chain[-1])
 
 
@@ -597,8 +599,11 @@ def test_switch():
     floor = mine.floor
     for round_, author in ((2, 3), (3, 3)):
         put(mine, piece(round_, author), wanted=True)
-    left = mine.switch(1, theirs.links[2:])
-    assert left == tuple(sorted([piece(2, 1).id, piece(3, 1).id]))
+    loss = mine.switch(1, theirs.links[2:])
+    assert loss is not None
+    assert loss.covers == {piece(2, 1).id, piece(2, 2).id, piece(3, 1).id}
+    assert (loss.length, loss.weight, loss.fork_weight) == (3, 3 * 65536, 2 * 65536)
+    assert loss.key[0] == mine.links[1].chain
     assert mine.links == theirs.links
     assert mine.floor == floor
     assert sorted(mine.open) == [5], "4 is sealed without me"
@@ -607,15 +612,19 @@ def test_switch():
     assert sorted(mine.entries) == sorted(piece(*slot).id for slot in held)
     assert [ids(mine.sealed_entries(r)) for r in (2, 3, 4)] == [ids(theirs.sealed_entries(r)) for r in (2, 3, 4)]
     assert mine.counts(piece(2, 2).id, 2)
-    assert not mine.counts(piece(2, 1).id, 2)
+    assert mine.counts(piece(2, 1).id, 2), "a graft of mine will stand for it"
     assert not mine.counts(piece(4, 1).id, 4)
+    mine.losses.remove(loss.key)
+    assert not mine.counts(piece(2, 1).id, 2)
 
 
 def test_switch_to_a_chain_that_counts_my_open_work():
     mine, theirs = sealed_ledger((1,)), sealed_ledger((2,), (1,))
     put(mine, piece(2, 1))
     put(mine, piece(1, 2), wanted=True)
-    assert mine.switch(0, theirs.links[1:]) == (piece(1, 1).id,)
+    loss = mine.switch(0, theirs.links[1:])
+    assert loss is not None
+    assert loss.covers == {piece(1, 1).id}
     assert mine.open == {}
     assert sorted(mine.entries) == sorted([piece(1, 2).id, piece(2, 1).id])
 
@@ -626,18 +635,20 @@ def test_switch_to_a_heavier_but_shorter_chain():
     floor = mine.floor
     for author in (2, 3, 4, 5):
         put(mine, piece(1, author), wanted=True)
-    assert len(mine.switch(0, theirs.links[1:])) == 3
+    loss = mine.switch(0, theirs.links[1:])
+    assert loss is not None
+    assert len(loss.covers) == 3
     assert (mine.tip, mine.newest) == (theirs.tip, 4)
     assert mine.counted(4) == (open_,)
     assert mine.floor >= floor
 
 
-def test_switch_over_the_same_ids_loses_nothing():
-    """The same contributions in other rounds' company: only the chain differs."""
-    mine, theirs = sealed_ledger((1, 2)), sealed_ledger((1, 2, 3))
-    put(mine, piece(1, 3), wanted=True)
-    assert mine.switch(0, theirs.links[1:]) == ()
-    assert mine.tip == theirs.tip
+def test_a_side_that_weighs_nothing_is_owed_nothing():
+    mine, theirs = sealed_ledger((), ()), sealed_ledger((1, 2))
+    for author in (1, 2):
+        put(mine, piece(1, author), wanted=True)
+    assert mine.switch(0, theirs.links[1:]) is None
+    assert (mine.tip, len(mine.losses)) == (theirs.tip, 0)
 
 
 def test_a_switch_that_lacks_a_contribution_raises_before_anything_is_lost():
@@ -655,7 +666,7 @@ def test_install():
     for round_ in (3, 4, 5, 6):
         put(mine, piece(round_, 1), now_s=float(round_))
     put(mine, piece(9, 9), wanted=True, complete=False)
-    mine.install(theirs.links[2:])
+    mine.install(theirs.links[2:], Grafts())
     assert mine.links == theirs.links[2:]
     assert (mine.tip, mine.newest) == (theirs.tip, 9)
     assert sorted(mine.open) == [5, 6, 9]
@@ -667,7 +678,7 @@ def test_install():
 
 def test_install_of_a_later_tip_moves_newest():
     mine, theirs = ledger(), sealed_ledger(*[(2,)] * 20)
-    mine.install(theirs.links[-3:])
+    mine.install(theirs.links[-3:], Grafts())
     assert (mine.tip.round, mine.newest, mine.floor) == (20, 20, 21)
 
 

@@ -22,10 +22,10 @@ WORLDS = {
 MET = {
     ("loss and crashes", 8): {"by all", "by majority", "followed"},
     ("closing lids", 8): {"by all", "by majority", "followed"},
-    ("partitions and clogged links", 8): {"by all", "by majority", "followed", "switched"},
+    ("partitions and clogged links", 8): {"by all", "by majority", "followed", "switched", "grafted"},
     ("loss and crashes", 2): {"by all", "by majority", "followed"},
     ("closing lids", 2): {"by all", "by majority", "followed"},
-    ("partitions and clogged links", 2): {"by all", "by majority", "late", "followed", "switched"},
+    ("partitions and clogged links", 2): {"by all", "by majority", "late", "followed", "switched", "grafted"},
 }
 """What must have happened at least once, or the world proves nothing."""
 

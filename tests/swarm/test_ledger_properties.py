@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from p2pfusion.config import OPEN_ROUNDS_MAX
-from p2pfusion.swarm.ledger import EQUIVOCATIONS_KEPT_MAX, Entry, Ledger
+from p2pfusion.swarm.grafts import LOSSES_MAX, Grafts
+from p2pfusion.swarm.ledger import Entry, Ledger
+from p2pfusion.swarm.openings import EQUIVOCATIONS_KEPT_MAX
 from p2pfusion.wire.codec import digest, next_chain
 from p2pfusion.wire.messages import FLOOR_NEVER, Link
 from tests.swarm.made import GENESIS, Piece, ledger, link_after, piece, put, seal
@@ -188,10 +190,13 @@ class Life(RuleBasedStateMachine):
             links.append(at := link_after(at, counted))
         was_sealed = {id_ for link in mine.links_after(fork, 99) for id_ in link.ids}
         was_open = {id_ for slots in mine.open.values() for id_ in slots}
-        left = mine.switch(fork, links)
+        weight = mine.tip.weight - mine.links[fork - mine.links[0].round].weight
+        loss = mine.switch(fork, links)
         theirs = {id_ for link in links for id_ in link.ids}
-        assert left == tuple(sorted(was_sealed - theirs))
         assert mine.tip == at
+        if loss is not None:
+            assert (loss.covers, loss.weight) == (was_sealed, weight)
+            assert all(mine.counts(id_, fork + 1) for id_ in was_sealed), "a graft will stand for them"
         for id_ in was_open - theirs:
             assert (id_ in mine.entries) == any(id_ in slots for slots in mine.open.values())
         for round_, held in mine.open.items():
@@ -205,7 +210,7 @@ class Life(RuleBasedStateMachine):
         links = [Link(round=max(0, stands - known), chain=b"\x07" * 32, weight=stands * 10**6, ids=())]
         while links[-1].round < stands:
             links.append(link_after(links[-1]))
-        self.mine.install(links)
+        self.mine.install(links, Grafts())
         assert self.mine.tip == links[-1]
 
     def bring(self, pieces: list[Piece]) -> None:
@@ -225,7 +230,7 @@ class Life(RuleBasedStateMachine):
     @invariant()
     def an_id_is_counted_once(self) -> None:
         counted = [id_ for link in self.mine.links for id_ in link.ids]
-        counted += [entry.id for entries in self.mine.open_rounds() for entry in entries]
+        counted += [entry.id for counting in self.mine.open_rounds() for entry in counting.work]
         assert len(counted) == len(set(counted))
 
     @invariant()
@@ -243,6 +248,8 @@ class Life(RuleBasedStateMachine):
         assert mine.limit is None or all(round_ <= mine.limit for round_ in mine.open)
         assert len(mine.opened_at_s) <= 2 * OPEN_ROUNDS_MAX
         assert len(mine.equivocations) <= EQUIVOCATIONS_KEPT_MAX
+        assert len(mine.losses) <= LOSSES_MAX
+        assert mine.held_bytes == sum(entry.held_bytes for entry in mine.entries.values())
 
     @invariant()
     def what_is_remembered_is_what_would_be_found(self) -> None:
