@@ -26,9 +26,10 @@ Vector = npt.NDArray[np.float32]
 class RoundReport:
     """One finished round, as its node saw it. Dashboards, logs and CSV read only this.
 
-    `share` is the share of parameters trained, `loss` the mean local training loss, `heard`/`missing` how many expected
-    contributions (mine included) were complete or not when the round was left, `late` those that came to sealed rounds
-    since the last report. `head` identifies sealed model plus open rounds; `accuracy` is the last one measured.
+    `share` is the share of parameters trained in `steps` local steps (0: not counted), `loss` the mean loss of it,
+    `heard`/`missing` how many expected contributions (mine included) were complete or not when the round was left,
+    `late` those that came to sealed rounds since the last report. `head` identifies sealed model plus open rounds;
+    `accuracy` is the last one measured.
     """
 
     round: int
@@ -47,16 +48,18 @@ class RoundReport:
     model_hash: str
     peers: int
     accuracy: float | None = None
+    steps: int = 0
     seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What the algorithm handed over in this round."""
+    """What the algorithm handed over in this round; `steps` is 0 when it never asked how many there are."""
 
     sub_model: SubModel
     loss: float
     samples: int
+    steps: int = 0
 
 
 class RoundContext(Protocol):
@@ -75,6 +78,13 @@ class RoundContext(Protocol):
     @property
     def rng(self) -> random.Random:
         """Randomness of this node."""
+        ...
+
+    def steps(self, wanted: int) -> int:
+        """How many of the `wanted` local steps this round has time for, 1 to `wanted`; the same however often asked.
+
+        Whoever takes them all the same is only late more often.
+        """
         ...
 
     async def extract(self, sub_model: SubModel) -> Vector:

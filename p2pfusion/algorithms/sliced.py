@@ -6,6 +6,7 @@ Which slice is trained is the split scheme's affair, what is learnt the task's; 
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 from p2pfusion.algorithms.base import RoundContext, Vector
 from p2pfusion.core.blueprint import Blueprint
@@ -36,15 +37,14 @@ class Sliced:
     async def round(self, ctx: RoundContext) -> None:
         sub_model = self.scheme(self.blueprint, ctx.seat, ctx.rng)
         before = await ctx.extract(sub_model)
-
+        recipe = replace(self.prepared.recipe, steps=ctx.steps(self.prepared.steps_per_round))
         seed = self._rng.getrandbits(32)
 
         def work() -> Trained:
-            recipe, batches = self.prepared.recipe, self._batches
+            batches = self._batches
             return train(self.blueprint, sub_model, before, batches, recipe, seed=seed, should_stop=ctx.should_stop)
 
-        share = sub_model.share(self.blueprint)
-        trained = await ctx.compute(work, self.step_cost_s * share * self.prepared.steps_per_round)
+        trained = await ctx.compute(work, self.step_cost_s * sub_model.share(self.blueprint) * recipe.steps)
         await ctx.contribute(sub_model, trained.after - before, trained.samples, trained.loss)
 
     def evaluate(self, model: Vector) -> float | None:

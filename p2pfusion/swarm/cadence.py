@@ -1,7 +1,11 @@
 """When a round is ready, how long to wait for whom, and what a contribution weighs (PROTOCOL.md 3 and 9).
 
 Patience is learnt: the median plus four times the median absolute deviation of the last waits for expected peers'
-contributions of the same round. So a fast swarm never waits long for a dead peer, and a slow one stays together.
+contributions of the same round. So a fast swarm never waits long for a dead peer, a slow one stays together, and a
+slow minority teaches nobody to wait. `pace` turns the same arrivals into local steps.
+
+The semi-asynchronous round is in `CadenceConfig`: go on with `quorum` of the others and `grace_s` more, or when
+patience ends; who finishes later publishes to the newest round, with a weight that staleness may lower.
 
 Pure: `now_s` comes in, answers go out. It knows neither the ledger nor who is alive.
 """
@@ -10,10 +14,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection
+from dataclasses import dataclass
 from math import ceil
-from statistics import median
 
 from p2pfusion.config import WEIGHT_MAX, CadenceConfig
+from p2pfusion.swarm.pace import Pace
+from p2pfusion.swarm.patience import learnt_s
 from p2pfusion.wire.messages import PeerId
 
 WAITS_KEPT_MAX = 64
@@ -22,53 +28,81 @@ ROUNDS_WATCHED_MAX = 8
 """Own rounds for which a late arrival still teaches patience."""
 
 
+@dataclass(slots=True)
+class _Published:
+    """A round of mine: when, how long I would wait at most, for whom, and when its quorum was there."""
+
+    at_s: float
+    patient_until_s: float
+    expected: frozenset[PeerId]
+    quorum_s: float | None = None
+
+
 class Cadence:
-    """Learns patience and says when to go on."""
+    """Learns patience and says when to go on; `pace` says with how many steps."""
 
     def __init__(self, config: CadenceConfig) -> None:
         self.config = config
+        self.pace = Pace(config)
         self._waits_s: deque[float] = deque(maxlen=WAITS_KEPT_MAX)
-        self._published_s: dict[int, float] = {}
-        self._expected: dict[int, frozenset[PeerId]] = {}
+        self._learnt_s: float | None = None
+        self._mine: dict[int, _Published] = {}
 
     @property
     def patience_s(self) -> float:
         """How long after my own publication I wait for the others."""
-        config = self.config
-        if config.patience_s is not None:
-            return config.patience_s
-        if not self._waits_s:
-            return config.patience_first_s
-        middle = median(self._waits_s)
-        spread = median(abs(wait - middle) for wait in self._waits_s)
-        return min(max(middle + 4 * spread, config.patience_min_s), config.patience_max_s)
+        if self._learnt_s is None:
+            self._learnt_s = learnt_s(self._waits_s, self.config)
+        return self._learnt_s
 
     def published(self, round_: int, expected: Collection[PeerId], arrived: Collection[PeerId], now_s: float) -> None:
         """I published to `round_` and expect these others there too; those in `arrived` came before me: no wait."""
-        self._published_s[round_] = now_s
-        self._expected[round_] = frozenset(expected)
-        for old in sorted(self._published_s)[:-ROUNDS_WATCHED_MAX]:
-            del self._published_s[old], self._expected[old]
-        self._waits_s.extend(0.0 for peer in sorted(expected) if peer in arrived)
+        self._mine[round_] = _Published(now_s, now_s + self.patience_s, frozenset(expected))
+        for old in sorted(self._mine)[:-ROUNDS_WATCHED_MAX]:
+            del self._mine[old]
+        self._learn([0.0] * sum(peer in arrived for peer in expected))
+        self.pace.published(round_, now_s)
 
-    def arrived(self, round_: int, peer: PeerId, now_s: float) -> None:
+    def arrived(self, round_: int, peer: PeerId, now_s: float, samples: int = 0) -> None:
         """A contribution became complete; teaches patience when it was expected."""
-        if round_ in self._published_s and peer in self._expected[round_]:
-            self._waits_s.append(now_s - self._published_s[round_])
+        mine = self._mine.get(round_)
+        if mine is not None and peer in mine.expected:
+            self._learn([now_s - mine.at_s])
+        self.pace.heard(round_, peer, samples, now_s)
+
+    def _learn(self, waits_s: list[float]) -> None:
+        self._waits_s.extend(waits_s)
+        self._learnt_s = None
 
     def is_ready(self, round_: int, arrived: Collection[PeerId], expected: Collection[PeerId], now_s: float) -> bool:
-        """Whether the round I published to may be left: quorum of those expected now, or patience ended."""
-        if round_ not in self._published_s or now_s - self._published_s[round_] >= self.patience_s:
+        """Whether the round I published to may be left: quorum of those expected now and grace, or patience ended."""
+        mine = self._mine.get(round_)
+        if mine is None or now_s >= self._end_s(mine):
             return True
         here = sum(peer in arrived for peer in expected)
-        return here >= ceil(self.config.quorum * len(expected))
+        if here < ceil(self.config.quorum * len(expected)):
+            return False
+        if mine.quorum_s is None:
+            mine.quorum_s = now_s
+        return here == len(expected) or now_s >= mine.quorum_s + self.config.grace_s
 
     def ready_at_s(self, round_: int) -> float:
-        """When patience for my publication to `round_` ends."""
-        return self._published_s.get(round_, 0.0) + self.patience_s
+        """When the wait for `round_` ends whatever comes, as far as is known now."""
+        mine = self._mine.get(round_)
+        return self._end_s(mine) if mine is not None else 0.0
+
+    def _end_s(self, mine: _Published) -> float:
+        """Patience as it was when I published, or less if it has become less: nobody can draw out a wait under way."""
+        end_s = min(mine.patient_until_s, mine.at_s + self.patience_s)
+        return end_s if mine.quorum_s is None else min(end_s, mine.quorum_s + self.config.grace_s)
 
 
 def weight_of(samples: int, staleness: int, config: CadenceConfig) -> int:
-    """A contribution's integer weight: round(2^16 * samples^weight_power * decay^max(0, staleness - 1)), in 1..2^32."""
-    value = 65536.0 * float(samples) ** config.weight_power * config.decay ** max(0, staleness - 1)
+    """A contribution's integer weight, in 1..2^32; rounded 2^16 for the plain mean of PROTOCOL.md 3.
+
+    Times samples^weight_power, decay^(s - 1) and s^-staleness_power, where s is the staleness, 1 in calm weather.
+    """
+    counted = max(samples, 1) if config.weight_power < 0 else samples
+    value = 65536.0 * float(counted) ** config.weight_power
+    value *= config.decay ** max(0, staleness - 1) * max(1, staleness) ** -config.staleness_power
     return int(min(max(round(value), 1), WEIGHT_MAX))

@@ -58,10 +58,14 @@ class Script:
     given: Vector | None = None
     contributed: tuple[SubModel, Vector, int, float] | None = None
     cost_s: float = 0.0
+    steps_max: int = 1000
 
     @property
     def round(self) -> int:
         return self.seat.round
+
+    def steps(self, wanted: int) -> int:
+        return min(wanted, self.steps_max)
 
     async def extract(self, sub_model: SubModel) -> Vector:
         self.did.append("extract")
@@ -147,6 +151,29 @@ def test_the_virtual_cost_is_the_share_of_a_full_step(prepared):
     sliced = done(prepared, Sliced(prepared, schemes.static(), step_cost_s=2.0))
     assert sliced.extracted is not None
     assert sliced.cost_s == pytest.approx(2.0 * STEPS * sliced.extracted.share(prepared.blueprint))
+
+
+def test_a_round_takes_as_many_steps_as_there_is_time_for(prepared):
+    ctx = done(prepared, algorithm("full", prepared), steps_max=2)
+    assert ctx.contributed is not None
+    assert ctx.contributed[2] == 2 * 8
+    assert ctx.cost_s == pytest.approx(0.01 * 2)
+    more = done(prepared, algorithm("full", prepared), steps_max=7).contributed
+    assert more is not None
+    assert more[2] == STEPS * 8, "never more than the task's"
+
+
+def test_the_data_goes_on_where_a_shorter_round_left_it(prepared):
+    sliced, rng = algorithm("full", prepared, seed=5), random.Random(5)
+    batches = prepared.train.batches(rng)
+    for steps in (1, 2):
+        ctx = done(prepared, sliced, steps_max=steps)
+        assert ctx.contributed is not None
+        assert ctx.given is not None
+        recipe = replace(prepared.recipe, steps=steps)
+        seed = rng.getrandbits(32)
+        by_hand = train(prepared.blueprint, prepared.blueprint.whole(), ctx.given, batches, recipe, seed=seed)
+        assert ctx.contributed[1].tobytes() == (by_hand.after - ctx.given).tobytes()
 
 
 def test_who_is_asked_to_stop_trains_no_further(prepared):

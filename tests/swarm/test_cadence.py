@@ -85,7 +85,7 @@ def test_late_arrivals_teach_for_some_rounds():
 
 def test_many_rounds_leave_nothing_behind():
     cadence = waited(*[1.0] * 1000)
-    assert len(cadence._published_s) == len(cadence._expected) == ROUNDS_WATCHED_MAX
+    assert len(cadence._mine) == ROUNDS_WATCHED_MAX
     assert len(cadence._waits_s) == WAITS_KEPT_MAX
 
 
@@ -134,7 +134,64 @@ def test_the_end_of_patience_makes_ready():
 def test_a_round_i_did_not_publish_to_holds_nobody():
     cadence = Cadence(CadenceConfig(quorum=1.0, patience_s=2.0))
     assert cadence.is_ready(3, [], [A], 0.0)
-    assert cadence.ready_at_s(3) == 2.0
+    assert cadence.ready_at_s(3) == 0.0
+
+
+def test_nobody_draws_out_a_wait_under_way():
+    """Late arrivals teach patience for the next round; this one ends when it was to end."""
+    cadence = waited(*[1.0] * 4)
+    cadence.published(9, [A, B], [], 900.0)
+    assert cadence.ready_at_s(9) == 901.0
+    for round_ in range(1, 5):
+        for number in range(10, 40):
+            cadence._mine[round_].expected |= {peer(number)}  # they were expected, too
+            cadence.arrived(round_, peer(number), 900.9)
+    assert cadence.patience_s == 60.0
+    assert cadence.ready_at_s(9) == 901.0
+    assert not cadence.is_ready(9, [], [A, B, C], 900.95)
+    assert cadence.is_ready(9, [], [A, B, C], 901.0)
+
+
+def test_less_patience_shortens_a_wait_under_way():
+    cadence = Cadence(CadenceConfig())
+    cadence.published(1, [A, B, C, D], [], 5.0)
+    assert cadence.ready_at_s(1) == 15.0
+    cadence.arrived(1, A, 6.0)
+    assert cadence.ready_at_s(1) == 6.0
+
+
+def test_grace_waits_for_the_rest_once_the_quorum_is_there():
+    cadence = Cadence(CadenceConfig(quorum=0.5, grace_s=2.0, patience_s=30.0))
+    cadence.published(1, [A, B, C], [], 10.0)
+    everybody = [A, B, C, D]
+    assert not cadence.is_ready(1, [D], everybody, 10.0)
+    assert cadence.ready_at_s(1) == 40.0
+    assert not cadence.is_ready(1, [D, A], everybody, 15.0)
+    assert cadence.ready_at_s(1) == 17.0
+    assert not cadence.is_ready(1, [D, A, B], everybody, 16.9)
+    assert cadence.is_ready(1, [D, A, B], everybody, 17.0)
+
+
+def test_no_grace_when_all_are_there_or_patience_ends():
+    cadence = Cadence(CadenceConfig(quorum=0.5, grace_s=2.0, patience_s=3.0))
+    cadence.published(1, [A], [], 10.0)
+    assert not cadence.is_ready(1, [D], [A, D], 10.0)
+    assert cadence.is_ready(1, [D, A], [A, D], 10.1)
+    cadence.published(2, [A], [], 20.0)
+    assert not cadence.is_ready(2, [D], [A, D], 22.5)
+    assert cadence.ready_at_s(2) == 23.0
+    assert cadence.is_ready(2, [D], [A, D], 23.0)
+
+
+def test_the_dead_teach_no_patience():
+    """Three of eight are silent from round 6 on: nobody waits longer for it."""
+    cadence, others = Cadence(CadenceConfig()), [peer(number) for number in range(1, 8)]
+    for round_ in range(1, 20):
+        cadence.published(round_, others, [], 10.0 * round_)
+        for number, other in enumerate(others):
+            if round_ < 6 or number > 2:
+                cadence.arrived(round_, other, 10.0 * round_ + 0.3 + 0.01 * number)
+    assert cadence.patience_s < 0.5
 
 
 # -- weight -----------------------------------------------------------------------------------------------------------
@@ -165,8 +222,25 @@ def test_weight(samples, staleness, power, decay, expected):
     assert weight_of(samples, staleness, CadenceConfig(weight_power=power, decay=decay)) == expected
 
 
-@given(st.integers(0, 10**12), st.integers(-5, 5000), st.floats(0, 2), st.floats(0.001, 1))
-def test_a_weight_always_passes_the_gate(samples, staleness, power, decay):
-    weight = weight_of(samples, staleness, CadenceConfig(weight_power=power, decay=decay))
+@pytest.mark.parametrize(
+    ("staleness", "expected"), [(-1, 65536), (0, 65536), (1, 65536), (2, 46341), (4, 32768), (64, 8192)]
+)
+def test_the_papers_weight_of_late_work_is_a_setting(staleness, expected):
+    """(1 + rounds late) ^ -1/2, PAPERS.md 2.6."""
+    assert weight_of(10, staleness, CadenceConfig(staleness_power=0.5)) == expected
+
+
+@pytest.mark.parametrize(("samples", "expected"), [(0, 65536), (1, 65536), (32, 2048), (480, 137), (10**9, 1)])
+def test_a_weight_may_make_up_for_steps(samples, expected):
+    assert weight_of(samples, 1, CadenceConfig(weight_power=-1.0)) == expected
+
+
+@given(
+    st.integers(0, 10**12),
+    st.integers(-5, 5000),
+    st.builds(CadenceConfig, weight_power=st.floats(-1, 2), decay=st.floats(0.001, 1), staleness_power=st.floats(0, 4)),
+)
+def test_a_weight_always_passes_the_gate(samples, staleness, config):
+    weight = weight_of(samples, staleness, config)
     assert isinstance(weight, int)
     assert 1 <= weight <= WEIGHT_MAX
