@@ -11,6 +11,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
+import numpy as np
+import numpy.typing as npt
+
 T = TypeVar("T")
 
 Body = bytes | bytearray | memoryview
@@ -92,40 +95,67 @@ class Compute(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """What must survive a restart: who I am, how often I started, the newest round I published to."""
+    """What must survive a restart: who I am, how often I started, the newest round of a run I published to.
+
+    `incarnation` is the number of starts times 2^20; `last` means nothing in another run than `run_id`.
+    """
 
     peer: bytes
     incarnation: int
     last: int
+    run_id: bytes
+
+
+Part = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """A sealed model with its place in the chain. `model` maps parameter names to float32 arrays."""
+    """A sealed model with its place in the chain, and what else its node must find again.
+
+    `model` maps parameter names to float32 arrays, in blueprint order; `parts` are named arrays that mean nothing to
+    the store.
+    """
 
     run_id: bytes
     round: int
     chain: bytes
     weight: int
-    links: bytes
-    model: dict[str, object]
+    model: dict[str, npt.NDArray[np.float32]]
+    parts: dict[str, Part] = field(default_factory=dict)
 
 
 class Store(Protocol):
     """Keeps what must survive a crash. Methods are synchronous and short, or run by the node in `Compute`."""
 
+    @property
+    def place(self) -> str:
+        """Where that is, for people: a folder's path, or `memory`."""
+        ...
+
     def load_identity(self) -> Identity | None:
-        """The identity last saved, or None in a fresh folder."""
+        """The identity last saved, or None in a fresh folder. Raises `StoreError`."""
         ...
 
     def save_identity(self, identity: Identity) -> None:
         """Durable before it returns. Raises `StoreError`."""
         ...
 
+    def forget_identity(self) -> None:
+        """What is on disk is older than what was said: whoever starts here next is a new peer. Raises `StoreError`."""
+        ...
+
     def load_checkpoint(self, run_id: bytes) -> Checkpoint | None:
-        """The newest intact checkpoint of that run, or None."""
+        """The newest intact checkpoint of that run, or None. Raises `StoreError`."""
         ...
 
     def save_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Atomic: a reader sees the old or the new one. Raises `StoreError`."""
+        ...
+
+    def spill(self, data: bytes) -> memoryview:
+        """A read-only view of the same bytes, kept on disk instead of in memory until nobody refers to it.
+
+        Nothing of it outlives the process. Raises `StoreError`, also where there is no disk.
+        """
         ...

@@ -1,8 +1,9 @@
 """One checkpoint as one safetensors file: what is in it, and how it proves that it is intact.
 
-Parameters keep their names and shapes, so any safetensors reader can open the file; `p2pfusion.links` holds the chain's
-links as bytes, and the metadata says where in which run the model stands. BLAKE3 over all of that is in the metadata
-too: a file that is short, altered or from another format is `Damaged`, never half read. No pickle, ever.
+Parameters keep their names and shapes, so any safetensors reader can open the file; the node's other arrays stand
+beside them as `p2pfusion.<name>`, and the metadata says where in which run the model stands. BLAKE3 over all of that
+is in the metadata too: a file that is short, altered or of another format is `Damaged`, never half read. No pickle,
+ever.
 
 This module knows one file at a time; which file to write, keep or try is the folder's business.
 """
@@ -23,16 +24,14 @@ from safetensors.numpy import save_file
 
 from p2pfusion.errors import StoreError
 from p2pfusion.seams import Checkpoint
+from p2pfusion.store.identity import Damaged
 
-FORMAT = "p2pfusion-checkpoint-1"
-LINKS = "p2pfusion.links"
+FORMAT = "p2pfusion-checkpoint-2"
+PREFIX = "p2pfusion."
+"""Of the names of all that is no parameter."""
 _FIELDS = ("format", "run_id", "round", "chain", "weight", "sequence", "order")
 _DIGITS_MAX = 64
 """Longest number in the metadata: a cumulative weight is far below 2^128."""
-
-
-class Damaged(Exception):
-    """The file is not exactly one intact checkpoint of our format."""
 
 
 def write(path: Path, checkpoint: Checkpoint, sequence: int) -> None:
@@ -69,6 +68,12 @@ def run_id_of(path: Path) -> bytes:
         return _bytes(_metadata(file), "run_id")
 
 
+def round_of(path: Path) -> int:
+    """The round a checkpoint stands at, from its header alone. Raises `Damaged` or `OSError`."""
+    with _opened(path) as file:
+        return _number(_metadata(file), "round")
+
+
 def read(path: Path) -> Checkpoint:
     """Read and verify a whole checkpoint; its arrays are float32 and writable. Raises `Damaged` or `OSError`."""
     with _opened(path) as file:
@@ -79,29 +84,37 @@ def read(path: Path) -> Checkpoint:
             raise Damaged(f"{error}") from None  # a dtype that numpy does not have, for one
     if metadata.get("blake3") != _digest(metadata, tensors):
         raise Damaged("its contents do not match its hash")
-    links = tensors.pop(LINKS, None)
-    if links is None or links.dtype != np.uint8 or any(array.dtype != np.float32 for array in tensors.values()):
-        raise Damaged("its tensors are not those of a checkpoint")
     names = json.loads(metadata["order"])  # safetensors sorts; the model's hash is over the blueprint's order
+    parts = {name[len(PREFIX) :]: tensors.pop(name) for name in list(tensors) if name.startswith(PREFIX)}
     if sorted(names) != sorted(tensors):
         raise Damaged("its tensors are not those it lists")
+    if any(array.dtype != np.float32 for array in tensors.values()) or not all(map(_is_part, parts.values())):
+        raise Damaged("its tensors are not those of a checkpoint")
     return Checkpoint(
         run_id=_bytes(metadata, "run_id"),
         round=_number(metadata, "round"),
         chain=_bytes(metadata, "chain"),
         weight=_number(metadata, "weight"),
-        links=links.tobytes(),
         model={name: tensors[name] for name in names},
+        parts=parts,
     )
 
 
+def _is_part(array: npt.NDArray[Any]) -> bool:
+    return array.dtype in (np.uint8, np.float32)
+
+
 def _tensors(checkpoint: Checkpoint) -> dict[str, npt.NDArray[Any]]:
-    tensors: dict[str, npt.NDArray[Any]] = {LINKS: np.frombuffer(checkpoint.links, dtype=np.uint8)}
+    tensors: dict[str, npt.NDArray[Any]] = {}
     for name, array in checkpoint.model.items():
-        if name == LINKS or not isinstance(array, np.ndarray) or array.dtype != np.float32:
+        if name.startswith(PREFIX) or not isinstance(array, np.ndarray) or array.dtype != np.float32:
             raise StoreError(f"cannot save parameter {name!r}: a checkpoint holds named float32 arrays")
-        tensors[name] = array if array.flags.c_contiguous else array.copy()
-    return tensors
+        tensors[name] = array
+    for name, part in checkpoint.parts.items():
+        if not isinstance(part, np.ndarray) or not _is_part(part):
+            raise StoreError(f"cannot save {name!r}: the parts of a checkpoint are arrays of bytes or float32")
+        tensors[PREFIX + name] = part
+    return {name: array if array.flags.c_contiguous else array.copy() for name, array in tensors.items()}
 
 
 def _digest(metadata: dict[str, str], tensors: dict[str, npt.NDArray[Any]]) -> str:

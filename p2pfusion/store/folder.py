@@ -4,6 +4,7 @@
     checkpoint-<round>.safetensors   the two saved last
     *.damaged                        what could not be read, kept aside for a curious owner (the newest few)
     .p2pfusion-writing/              files being written; what lies here at the start is a crashed writer's, and removed
+                                     (payloads moved out of memory are here too, but have no name: `spilling`)
     p2pfusion.lock                   held by the process that uses the folder
 
 The last two names are unmistakably ours, because somebody will say `--state ~`. Every write goes to the writing folder
@@ -17,21 +18,20 @@ This module does not know what a model or a round means.
 from __future__ import annotations
 
 import errno
-import json
 import logging
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
-
-from blake3 import blake3
+from typing import IO
 
 from p2pfusion.errors import StoreError
 from p2pfusion.seams import Checkpoint, Identity
 from p2pfusion.store import checkpoint as checkpoints
-from p2pfusion.store.checkpoint import Damaged
+from p2pfusion.store.identity import IDENTITY_BYTES_MAX, Damaged, parse, spell
+from p2pfusion.store.spilling import Spill
 
 try:
     import fcntl
@@ -43,7 +43,6 @@ _log = logging.getLogger(__name__)
 CHECKPOINTS_KEPT = 2
 """The newest may turn out damaged; then the one before it is used."""
 DAMAGED_KEPT = 4
-IDENTITY_BYTES_MAX = 4096
 _IDENTITY = "identity.json"
 _LOCK = "p2pfusion.lock"
 _WRITING = ".p2pfusion-writing"
@@ -59,6 +58,7 @@ class FolderStore:
         self._writing = self._path / _WRITING
         self._lock: int | None = None
         self._closed = False
+        self._spill = Spill(self._writing)
         try:
             self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = _locked(self._path)
@@ -72,6 +72,7 @@ class FolderStore:
     def close(self) -> None:
         """Give the lock back and refuse to write from now on; harmless when called twice."""
         self._closed = True
+        self._spill.close()
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -84,12 +85,17 @@ class FolderStore:
     ) -> None:
         self.close()
 
+    @property
+    def place(self) -> str:
+        """See `seams.Store.place`."""
+        return str(self._path)
+
     def load_identity(self) -> Identity | None:
         """See `seams.Store.load_identity`. A damaged one is set aside: the node becomes a new peer."""
         path = self._path / _IDENTITY
         try:
             with path.open("rb") as file:
-                return _parse_identity(file.read(IDENTITY_BYTES_MAX + 1))
+                return parse(file.read(IDENTITY_BYTES_MAX + 1))
         except FileNotFoundError:
             return None
         except Damaged as error:
@@ -100,13 +106,22 @@ class FolderStore:
 
     def save_identity(self, identity: Identity) -> None:
         """See `seams.Store.save_identity`."""
-        text = _format_identity(identity)
+        text = spell(identity)
 
         def fill(temporary: Path) -> None:
             with _private(temporary) as file:
                 file.write(text)
 
         self._replace(_IDENTITY, fill)
+
+    def forget_identity(self) -> None:
+        """See `seams.Store.forget_identity`."""
+        path = self._path / _IDENTITY
+        try:
+            path.unlink(missing_ok=True)
+            _flush(self._path)
+        except OSError as error:
+            raise _store_error("remove", path, error) from None
 
     def load_checkpoint(self, run_id: bytes) -> Checkpoint | None:
         """See `seams.Store.load_checkpoint`. Damaged ones are set aside."""
@@ -129,6 +144,13 @@ class FolderStore:
         older = [path for path in before if path.name != name]
         for path in older[CHECKPOINTS_KEPT - 1 :]:
             _remove(path)
+
+    def spill(self, data: bytes) -> memoryview:
+        """See `seams.Store.spill`."""
+        try:
+            return self._spill.keep(data)
+        except OSError as error:
+            raise _store_error("write in", self._writing, error) from None
 
     def _newest_first(self) -> list[Path]:
         """The checkpoints by the order of their saves; those without a readable header are set aside."""
@@ -192,6 +214,19 @@ def newest_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     raise StoreError(f"no checkpoint in {folder}; name the folder of a node that has trained with --state DIR")
 
 
+def saved_runs(path: str | os.PathLike[str]) -> dict[bytes, int]:
+    """Newest round saved in a folder, by run id; from headers alone, without the folder's lock. Never raises."""
+    found: dict[bytes, int] = {}
+    try:
+        for candidate in _checkpoint_files(Path(path)):
+            with suppress(Damaged):
+                run_id = checkpoints.run_id_of(candidate)
+                found[run_id] = max(found.get(run_id, 0), checkpoints.round_of(candidate))
+    except (OSError, StoreError) as error:
+        _log.warning("cannot look into %s: %s", path, error)
+    return found
+
+
 def _checkpoint_files(folder: Path) -> list[Path]:
     try:
         return sorted(path for path in folder.iterdir() if _CHECKPOINT.fullmatch(path.name))
@@ -199,25 +234,6 @@ def _checkpoint_files(folder: Path) -> list[Path]:
         return []
     except OSError as error:
         raise _store_error("read", folder, error) from None
-
-
-def _parse_identity(data: bytes) -> Identity:
-    try:
-        fields = json.loads(data.decode("ascii"))
-        peer, incarnation, last = fields["peer"], fields["incarnation"], fields["last"]
-        identity = Identity(peer=bytes.fromhex(peer), incarnation=int(incarnation), last=int(last))
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise Damaged(f"{type(error).__name__}") from None
-    if data != _format_identity(identity):
-        raise Damaged("its contents do not match its hash")
-    return identity
-
-
-def _format_identity(identity: Identity) -> bytes:
-    """The one spelling; with its hash, because a flipped digit of `last` would make us publish to a round twice."""
-    fields: dict[str, Any] = {"peer": identity.peer.hex(), "incarnation": identity.incarnation, "last": identity.last}
-    fields["blake3"] = blake3(json.dumps(fields).encode()).hexdigest()
-    return json.dumps(fields).encode() + b"\n"
 
 
 def _private(path: Path) -> IO[bytes]:

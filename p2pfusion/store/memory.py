@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
-
+from p2pfusion.errors import StoreError
 from p2pfusion.seams import Checkpoint, Identity
 
 CHECKPOINTS_KEPT = 2
@@ -24,6 +23,11 @@ class MemoryStore:
         self._identity: Identity | None = None
         self._checkpoints: list[Checkpoint] = []
 
+    @property
+    def place(self) -> str:
+        """See `seams.Store.place`."""
+        return "memory"
+
     def load_identity(self) -> Identity | None:
         """The identity last saved, or None when none was."""
         return self._identity
@@ -31,6 +35,10 @@ class MemoryStore:
     def save_identity(self, identity: Identity) -> None:
         """Keep it; an `Identity` is immutable."""
         self._identity = identity
+
+    def forget_identity(self) -> None:
+        """See `seams.Store.forget_identity`."""
+        self._identity = None
 
     def load_checkpoint(self, run_id: bytes) -> Checkpoint | None:
         """A copy of the checkpoint of that run saved last, or None."""
@@ -44,6 +52,14 @@ class MemoryStore:
         others = [kept for kept in self._checkpoints if kept.round != checkpoint.round]
         self._checkpoints = [*others, _copy(checkpoint)][-CHECKPOINTS_KEPT:]
 
+    def spill(self, data: bytes) -> memoryview:
+        """There is no disk here. Raises `StoreError`."""
+        raise StoreError("nothing can be moved out of memory without a state folder; give one with --state DIR")
+
 
 def _copy(checkpoint: Checkpoint) -> Checkpoint:
-    return replace(checkpoint, model={name: np.array(value) for name, value in checkpoint.model.items()})
+    return replace(
+        checkpoint,
+        model={name: values.copy() for name, values in checkpoint.model.items()},
+        parts={name: values.copy() for name, values in checkpoint.parts.items()},
+    )

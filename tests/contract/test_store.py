@@ -7,10 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from p2pfusion.errors import StoreError
 from p2pfusion.seams import Checkpoint, Identity
 
 RUN = bytes(range(32))
-ME = Identity(peer=bytes(range(16)), incarnation=3, last=41)
+ME = Identity(peer=bytes(range(16)), incarnation=3, last=41, run_id=RUN)
 
 
 def checkpoint(**changes) -> Checkpoint:
@@ -19,16 +20,18 @@ def checkpoint(**changes) -> Checkpoint:
         "0.bias": np.zeros(2, np.float32),
         "a.scale": np.array(3.0, np.float32),
     }
-    kept = Checkpoint(run_id=RUN, round=8, chain=b"c" * 32, weight=2**52 + 1, links=b"\x00\xfflinks", model=model)
+    parts = {"links": np.frombuffer(b"\x00\xfflinks", np.uint8), "residual": np.full(3, -0.0, np.float32)}
+    kept = Checkpoint(run_id=RUN, round=8, chain=b"c" * 32, weight=2**52 + 1, model=model, parts=parts)
     return replace(kept, **changes)
 
 
 def assert_same(one: Checkpoint, other: Checkpoint) -> None:
-    assert replace(one, model={}) == replace(other, model={})
-    assert sorted(one.model) == sorted(other.model)
-    for name, value in one.model.items():
-        assert (value.dtype, value.shape) == (np.float32, other.model[name].shape)
-        assert value.tobytes() == other.model[name].tobytes()
+    assert replace(one, model={}, parts={}) == replace(other, model={}, parts={})
+    for mine, theirs in ((one.model, other.model), (one.parts, other.parts)):
+        assert sorted(mine) == sorted(theirs)
+        for name, value in mine.items():
+            assert (value.dtype, value.shape) == (theirs[name].dtype, theirs[name].shape)
+            assert value.tobytes() == theirs[name].tobytes()
 
 
 def test_a_fresh_store_knows_nothing(reopened):
@@ -49,6 +52,26 @@ def test_the_identity_last_saved_counts(reopened):
     store.save_identity(newer)
     assert store.load_identity() == newer
     assert reopened().load_identity() == newer
+
+
+def test_a_forgotten_identity_is_forgotten(reopened):
+    store = reopened()
+    store.forget_identity()
+    store.save_identity(ME)
+    store.forget_identity()
+    assert store.load_identity() is None
+    assert reopened().load_identity() is None
+
+
+def test_what_is_spilled_reads_the_same_or_is_refused(reopened):
+    store, data = reopened(), bytes(range(256)) * 300
+    if store.place == "memory":
+        with pytest.raises(StoreError, match="--state DIR"):
+            store.spill(data)
+    else:
+        view = store.spill(data)
+        assert view.readonly
+        assert view == data
 
 
 def test_a_checkpoint_survives_a_restart_bit_for_bit(reopened):
@@ -97,4 +120,5 @@ def test_arrays_are_copies(reopened, when):
     store.save_checkpoint(given)
     spoilt = given if when == "saved" else store.load_checkpoint(RUN)
     spoilt.model["0.bias"][:] = 9
+    spoilt.parts["residual"][:] = 9
     assert_same(store.load_checkpoint(RUN), checkpoint())

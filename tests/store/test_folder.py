@@ -18,12 +18,13 @@ from safetensors.numpy import load_file, save_file
 
 from p2pfusion.errors import StoreError
 from p2pfusion.seams import Checkpoint, Identity
-from p2pfusion.store.checkpoint import LINKS, Damaged, read, write
-from p2pfusion.store.folder import CHECKPOINTS_KEPT, DAMAGED_KEPT, FolderStore, newest_checkpoint
+from p2pfusion.store.checkpoint import PREFIX, read, write
+from p2pfusion.store.folder import CHECKPOINTS_KEPT, DAMAGED_KEPT, FolderStore, newest_checkpoint, saved_runs
+from p2pfusion.store.identity import Damaged
 
 RUN = bytes(range(32))
 OTHER_RUN = bytes(32)
-IDENTITY = Identity(peer=b"p" * 16, incarnation=3, last=17)
+IDENTITY = Identity(peer=b"p" * 16, incarnation=3, last=17, run_id=RUN)
 
 
 def checkpoint(round_: int, run_id: bytes = RUN, *, scale: float = 1.0) -> Checkpoint:
@@ -38,21 +39,26 @@ def checkpoint(round_: int, run_id: bytes = RUN, *, scale: float = 1.0) -> Check
         round=round_,
         chain=round_.to_bytes(32, "big"),
         weight=2**70 + round_,
-        links=b"links\x00",
         model=model,
+        parts={
+            "bytes": np.frombuffer(b"links\x00", np.uint8),
+            "none": np.zeros(0, np.uint8),
+            "residual": np.array([1.0, -0.0], np.float32),
+        },
     )
 
 
 def assert_same(one: Checkpoint | None, other: Checkpoint) -> None:
     assert one is not None
-    for name in ("run_id", "round", "chain", "weight", "links"):
+    for name in ("run_id", "round", "chain", "weight"):
         assert getattr(one, name) == getattr(other, name)
     assert one.model.keys() == other.model.keys()
-    for name, array in other.model.items():
-        mine = one.model[name]
-        assert isinstance(mine, np.ndarray)
-        assert isinstance(array, np.ndarray)
-        assert (mine.dtype, mine.shape, mine.tobytes()) == (np.float32, array.shape, array.tobytes())
+    assert one.parts.keys() == other.parts.keys()
+    for mine, theirs in ((one.model, other.model), (one.parts, other.parts)):
+        for name, array in theirs.items():
+            found = mine[name]
+            assert isinstance(found, np.ndarray)
+            assert (found.dtype, found.shape, found.tobytes()) == (array.dtype, array.shape, array.tobytes())
 
 
 @pytest.fixture
@@ -93,9 +99,8 @@ def test_loaded_arrays_are_the_callers_own(store: FolderStore) -> None:
     store.save_checkpoint(checkpoint(8))
     loaded = store.load_checkpoint(RUN)
     assert loaded is not None
-    array = loaded.model["layers.0.weight"]
-    assert isinstance(array, np.ndarray)
-    array[:] = 7
+    loaded.model["layers.0.weight"][:] = 7
+    loaded.parts["residual"][:] = 7
     assert_same(store.load_checkpoint(RUN), checkpoint(8))
 
 
@@ -110,7 +115,7 @@ def test_parameters_come_back_in_the_order_they_were_given(store: FolderStore) -
 
 def test_arrays_of_any_layout_are_saved_by_value(store: FolderStore) -> None:
     weight = np.arange(12, dtype=np.float32).reshape(3, 4).T[::2]
-    saved = Checkpoint(run_id=RUN, round=1, chain=b"c" * 32, weight=1, links=b"", model={"w": weight})
+    saved = Checkpoint(run_id=RUN, round=1, chain=b"c" * 32, weight=1, model={"w": weight}, parts={"v": weight.T})
     store.save_checkpoint(saved)
     assert_same(store.load_checkpoint(RUN), saved)
 
@@ -138,14 +143,17 @@ def test_a_round_saved_again_replaces_the_first(store: FolderStore, folder: Path
 def test_any_safetensors_reader_opens_a_checkpoint(store: FolderStore, folder: Path) -> None:
     store.save_checkpoint(checkpoint(8))
     tensors = load_file(folder / "checkpoint-8.safetensors")
-    assert sorted(tensors) == sorted([*checkpoint(8).model, LINKS])
+    assert sorted(tensors) == sorted([*checkpoint(8).model, *(PREFIX + name for name in checkpoint(8).parts)])
 
 
 def test_only_float32_arrays_are_a_model(store: FolderStore, folder: Path) -> None:
-    for model in ({"w": np.zeros(2)}, {"w": [1.0]}, {LINKS: np.zeros(2, np.float32)}):
-        bad = Checkpoint(run_id=RUN, round=1, chain=b"", weight=1, links=b"", model=dict(model))
+    for model in ({"w": np.zeros(2)}, {"w": [1.0]}, {PREFIX + "w": np.zeros(2, np.float32)}):
+        bad = Checkpoint(run_id=RUN, round=1, chain=b"", weight=1, model=dict(model))
         with pytest.raises(StoreError, match="float32"):
             store.save_checkpoint(bad)
+    for part in (np.zeros(2), np.zeros(2, np.int8), [1]):
+        with pytest.raises(StoreError, match="bytes or float32"):
+            store.save_checkpoint(replace(checkpoint(1), parts={"p": part}))
     assert names(folder) == []
 
 
@@ -198,7 +206,7 @@ def die_before_call(point):
 
 for point in range(1, 100):
     with FolderStore(sys.argv[1]) as store:
-        store.save_identity(Identity(peer=b"p" * 16, incarnation=2, last=9))
+        store.save_identity(Identity(peer=b"p" * 16, incarnation=2, last=9, run_id=RUN))
         store.save_checkpoint(checkpoint(8))
     child = os.fork()
     if child == 0:
@@ -292,7 +300,12 @@ def test_foreign_files_are_damaged_not_trusted(store: FolderStore, folder: Path)
     path = folder / "checkpoint-8.safetensors"
     good = checkpoint(8)
     tensors = {name: np.asarray(array) for name, array in good.model.items()}
-    for metadata in (None, {"format": "pt"}, {"format": "p2pfusion-checkpoint-1"}):
+    for metadata in (
+        None,
+        {"format": "pt"},
+        {"format": "p2pfusion-checkpoint-1"},
+        {"format": "p2pfusion-checkpoint-2"},
+    ):
         save_file(tensors, path, metadata=metadata)
         assert store.load_checkpoint(RUN) is None
         assert names(folder) == ["checkpoint-8.safetensors.damaged"]
@@ -318,6 +331,7 @@ def _metadata(path: Path) -> dict[str, str]:
         lambda text: b"",
         lambda text: text.replace(b'"last": 17', b'"last": 16'),
         lambda text: text.replace(b'"incarnation": 3', b'"incarnation": 3.0'),
+        lambda text: text.replace(b'"run_id": "00', b'"run_id": "01'),
         lambda text: text + b" " * 5000,
         lambda text: b"[" * 4000,
         lambda text: b"\xff\xfe",
@@ -334,6 +348,15 @@ def test_a_damaged_identity_makes_a_new_peer(
     assert names(folder) == ["identity.json.damaged"]
     store.save_identity(IDENTITY)
     assert store.load_identity() == IDENTITY
+
+
+def test_a_forgotten_identity_is_gone_for_good(store: FolderStore, folder: Path) -> None:
+    store.forget_identity()
+    store.save_identity(IDENTITY)
+    store.forget_identity()
+    assert store.load_identity() is None
+    with reopened(store, folder) as again:
+        assert again.load_identity() is None
 
 
 # Disks
@@ -355,7 +378,7 @@ def test_a_disk_that_fails_costs_only_the_new_file(
     with monkeypatch.context() as patch:
         patch.setattr(os, call, failing)
         with pytest.raises(StoreError, match=rf"cannot write .*identity.json: .*{fix}.*--state DIR"):
-            store.save_identity(Identity(peer=b"p" * 16, incarnation=4, last=18))
+            store.save_identity(Identity(peer=b"p" * 16, incarnation=4, last=18, run_id=RUN))
         with pytest.raises(StoreError, match=rf"cannot write .*checkpoint-16.safetensors: .*{fix}"):
             store.save_checkpoint(checkpoint(16))
     assert list((folder / ".p2pfusion-writing").iterdir()) == []
@@ -375,11 +398,12 @@ from p2pfusion.store.folder import FolderStore
 store = FolderStore(sys.argv[1])
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
-big = Checkpoint(run_id=b"r", round=9, chain=b"", weight=1, links=b"", model={"w": np.zeros(10000, np.float32)})
-try:
-    store.save_checkpoint(big)
-except StoreError as error:
-    print(error)
+big = Checkpoint(run_id=b"r", round=9, chain=b"", weight=1, model={"w": np.zeros(10000, np.float32)})
+for write in (lambda: store.save_checkpoint(big), lambda: store.spill(bytes(10000))):
+    try:
+        write()
+    except StoreError as error:
+        print(error)
 """
 
 
@@ -390,8 +414,7 @@ def test_a_real_write_that_fails_half_way_is_a_store_error(store: FolderStore, f
     said = subprocess.run(
         [sys.executable, "-c", FULL, str(folder)], env=environment, check=True, capture_output=True, text=True
     ).stdout
-    assert "cannot write" in said
-    assert "File too large" in said
+    assert said.count("cannot write") == said.count("File too large") == 2
     assert names(folder) == ["checkpoint-8.safetensors"]
     assert list((folder / ".p2pfusion-writing").iterdir()) == []
 
@@ -449,3 +472,60 @@ def test_export_reads_while_a_node_owns_the_folder(store: FolderStore, folder: P
     assert names(folder) == before
     with pytest.raises(StoreError, match=r"no checkpoint in .*--state DIR"):
         newest_checkpoint(folder / "nowhere")
+
+
+def test_which_runs_are_saved_is_told_without_the_lock(store: FolderStore, folder: Path) -> None:
+    assert saved_runs(folder) == saved_runs(folder / "nowhere") == {}
+    store.save_checkpoint(checkpoint(8))
+    assert saved_runs(folder) == {RUN: 8}
+    store.save_checkpoint(checkpoint(3, OTHER_RUN))
+    assert saved_runs(folder) == {RUN: 8, OTHER_RUN: 3}
+    (folder / "checkpoint-8.safetensors").write_bytes(b"?")
+    assert saved_runs(folder) == {OTHER_RUN: 3}
+    assert saved_runs(folder / "identity.json" / "below") == {}
+
+
+# What does not fit in memory
+
+
+def test_spilled_bytes_are_read_back_and_leave_no_file(store: FolderStore, folder: Path) -> None:
+    pieces = [bytes([number]) * size for number, size in enumerate((1, 0, 70000, 1 << 20))]
+    views = [store.spill(piece) for piece in pieces]
+    assert [bytes(view) for view in views] == pieces
+    assert all(view.readonly for view in views)
+    assert list((folder / ".p2pfusion-writing").iterdir()) == []
+    with reopened(store, folder):
+        assert [bytes(view) for view in views] == pieces, "whoever still reads is not cut off"
+
+
+def test_spilled_files_are_few_and_go_with_their_pieces(store: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("p2pfusion.store.spilling.ARENA_BYTES", 4096)
+
+    def descriptors() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    before = descriptors()
+    views = [store.spill(bytes([number]) * 100) for number in range(200)]
+    large = store.spill(b"x" * 10000)
+    assert [view[0] for view in views] == list(range(200))
+    assert bytes(large) == b"x" * 10000
+    assert descriptors() - before <= 200 * 100 // 4000 + 3
+    del views, large
+    assert descriptors() - before <= 2
+
+
+def test_a_disk_that_cannot_take_more_says_so_and_the_next_piece_tries_anew(
+    store: FolderStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = store.spill(b"first")
+
+    def failing(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("p2pfusion.store.spilling.ARENA_BYTES", 16)
+        patch.setattr("p2pfusion.store.spilling.mmap.mmap", failing)
+        with pytest.raises(StoreError, match=r"cannot write in .*free some space"):
+            store.spill(b"x" * (65 << 20))
+    assert bytes(store.spill(b"second")) == b"second"
+    assert bytes(kept) == b"first"
