@@ -66,6 +66,14 @@ class StoreError(LocalError):
     exit_status = 3
 
 
+class Unfinished(LocalError):
+    """A simulated run was not over when its virtual time was; the text says which limit that was and why."""
+
+
+class InvariantViolation(P2PFusionError):
+    """A simulated swarm did what it never may: a fault of ours. The text names node, round and virtual time."""
+
+
 class RemoteError(P2PFusionError):
     """Another peer or the network is to blame; never fatal for a node."""
 

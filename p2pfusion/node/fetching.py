@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
+from itertools import chain
 from statistics import median
 
 from p2pfusion.errors import RemoteError, Unreachable, WireError
@@ -43,6 +44,8 @@ class Fetching:
         self._group = group
         self._in_flight: dict[tuple[ContributionId, int], list[tuple[PeerId, float]]] = {}
         self._took_s: deque[float] = deque(maxlen=DURATIONS_KEPT_MAX)
+        self._alone_s: float | None = HEDGE_MIN_S
+        """What these durations say; None when another came since. The task wakes far more often than one comes."""
         self._orphan_since_s: dict[ContributionId, float] = {}
 
     async def run(self) -> None:
@@ -54,18 +57,19 @@ class Fetching:
 
     def _hedge_s(self) -> float:
         """How long a request is waited for alone: the median of the last ones plus four times their spread."""
-        if not self._took_s:
-            return HEDGE_MIN_S
-        middle = median(self._took_s)
-        return max(HEDGE_MIN_S, middle + 4 * median(abs(took_s - middle) for took_s in self._took_s))
+        if self._alone_s is None:
+            middle = median(self._took_s)
+            self._alone_s = max(HEDGE_MIN_S, middle + 4 * median(abs(took_s - middle) for took_s in self._took_s))
+        return self._alone_s
 
     def _launch(self) -> None:
         state, now_s, hedge_s = self._state, self._state.now_s(), self._hedge_s()
         busy = Counter(holder for asked in self._in_flight.values() for holder, _ in asked)
         room = state.config.gossip.fetches_in_flight_max - busy.total()
-        jobs = [(id_, MANIFEST, who) for id_, who in state.wanted.unknown(state.ledger)]
-        jobs += state.wanted.segments(state.ledger)
-        for id_, index, who in jobs:
+        if room <= 0:
+            return
+        manifests = [(id_, MANIFEST, who) for id_, who in state.wanted.unknown(state.ledger)]
+        for id_, index, who in chain(manifests, state.wanted.segments(state.ledger)):
             if room <= 0:
                 return
             asked = self._in_flight.get((id_, index), [])
@@ -86,6 +90,7 @@ class Fetching:
             else:
                 await self._fetch_segment(id_, index, holder)
             self._took_s.append(self._state.now_s() - begin_s)
+            self._alone_s = None
         except RemoteError as error:
             self._state.wanted.failed(id_, holder, is_final=isinstance(error, WireError))
         finally:
@@ -124,14 +129,14 @@ class Fetching:
     def _drop_orphans(self) -> None:
         """An incomplete contribution is given up when no live holder offered what is missing for one patience."""
         state, now_s = self._state, self._state.now_s()
-        offered = {id_ for id_, _, _ in state.wanted.segments(state.ledger)}
+        offered = state.wanted.offered(state.ledger)
         orphans = [e for e in state.ledger.entries.values() if self._is_orphan(e, offered)]
         self._orphan_since_s = {e.id: self._orphan_since_s.get(e.id, now_s) for e in orphans}
         for entry in orphans:
-            if now_s - self._orphan_since_s[entry.id] >= max(state.cadence.patience_s, state.config.gossip.dead_s):
+            if now_s - self._orphan_since_s[entry.id] >= max(state.cadence.patience_s, state.config.gossip.suspicion_s):
                 state.ledger.drop(entry.id)
 
-    def _is_orphan(self, entry: Entry, offered: set[ContributionId]) -> bool:
+    def _is_orphan(self, entry: Entry, offered: frozenset[ContributionId]) -> bool:
         return not entry.is_complete and entry.id not in offered and entry.id not in self._state.needed
 
 

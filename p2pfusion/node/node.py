@@ -18,7 +18,7 @@ from blake3 import blake3
 from p2pfusion.algorithms.base import Algorithm, RoundReport, Vector
 from p2pfusion.config import NodeConfig
 from p2pfusion.core.fold import model_sha256
-from p2pfusion.errors import LocalError, RemoteError, StoreError
+from p2pfusion.errors import LocalError, RemoteError
 from p2pfusion.node import snapshots
 from p2pfusion.node.authoring import Authoring
 from p2pfusion.node.calls import Calls
@@ -26,11 +26,16 @@ from p2pfusion.node.chain import Chain
 from p2pfusion.node.events import Done, Event
 from p2pfusion.node.fetching import Fetching
 from p2pfusion.node.gossiping import Gossiping
+from p2pfusion.node.grafting import Grafting
+from p2pfusion.node.memory import Memory
+from p2pfusion.node.probing import Helping, Probing
+from p2pfusion.node.remembering import remember
+from p2pfusion.node.resuming import resume
 from p2pfusion.node.rounds import Rounds
 from p2pfusion.node.serving import Serving
 from p2pfusion.node.snapshots import Snapshots
 from p2pfusion.node.state import Doors, State
-from p2pfusion.seams import Compute, Discovery, Identity, Request, Store, Transport
+from p2pfusion.seams import Compute, Discovery, Request, Store, Transport
 from p2pfusion.wire.codec import run_id
 from p2pfusion.wire.description import describe_run
 
@@ -62,6 +67,7 @@ class Node:
         self._run_id = run_id(run, blueprint.fingerprint(), genesis_hash)
         described = describe_run(run, blueprint, genesis_hash, sender=rng.randbytes(16), members=1, newest=0)
         self._state = State(config, algorithm, doors, described)
+        self._genesis_hash = genesis_hash
         self._kept = Snapshots()
         self._rate = rate
         self._group = asyncio.TaskGroup()
@@ -69,6 +75,8 @@ class Node:
         self._rounds: Rounds | None = None
         self.done: Done | None = None
         self.error: LocalError | None = None
+        self.resumed_round: int | None = None
+        """Where the disk left this node when it entered; None when there was nothing of this run."""
 
     def __repr__(self) -> str:
         return f"<Node {self._state.name} {self._state.role} {self._state.ledger!r} {self._state.membership!r}>"
@@ -116,11 +124,6 @@ class Node:
 
     async def __aenter__(self) -> Self:
         """Listen, announce, begin. Raises `PortError`."""
-        state = self._state
-        state.begin(self._run_id, snapshots.hash_of(state.algorithm.genesis))
-        self._kept.keep(snapshots.take(self._run_id, state.ledger.tip, state.replica.sealed))
-        with suppress(StoreError):
-            state.doors.store.save_identity(Identity(peer=state.me, incarnation=state.incarnation, last=0))
         await self._group.__aenter__()
         opened: asyncio.Future[asyncio.TaskGroup] = asyncio.get_running_loop().create_future()
         self._scope = self._group.create_task(_hold(opened))
@@ -132,18 +135,29 @@ class Node:
         return self
 
     async def _begin(self, group: asyncio.TaskGroup) -> None:
-        """Make the parts, open the doors, start the tasks."""
-        state = self._state
+        """Be who I was, make the parts, open the doors, start the tasks."""
+        remembered = await remember(self._state, self._run_id)
+        state = self._state = remembered.state
+        state.begin(self._run_id, self._genesis_hash)
+        self._kept.keep(snapshots.take(self._run_id, state.ledger.tip, state.replica.sealed))
         self._calls, authoring = Calls(state), Authoring(state)
         self._gossiping = Gossiping(state, self._calls, group, self._refused)
-        self._chain = Chain(state, self._calls, self._kept, authoring)
+        grafting = Grafting(state, self._gossiping.pass_on)
+        self._chain = Chain(state, self._calls, self._kept, authoring, grafting)
         self._rounds = Rounds(state, authoring, self._chain, self._gossiping.pass_on, self._rate)
-        serving = Serving(state, self._gossiping, self._kept)
+        state.ledger.published(remembered.last)
+        if remembered.found is not None:
+            resume(remembered.found, state, self._kept, authoring, grafting, remembered.last)
+            self.resumed_round = state.ledger.tip.round
+            self._gossiping.strangers.add(remembered.found.record.addresses)
+        serving = Serving(state, self._gossiping, self._kept, Helping(state, self._calls))
         state.addresses = tuple(await state.doors.transport.serve(serving.handle))
         await state.doors.discovery.announce(self._tag, state.addresses)
         for task in (
             self._gossiping.run(),
             Fetching(state, self._calls, self._gossiping, group).run(),
+            Probing(state, self._calls, group).run(),
+            Memory(state).run(),
             self._discover(),
         ):
             group.create_task(task)
@@ -210,17 +224,10 @@ class Node:
         if self.error is None or state.role != "syncing":
             self._sealing.cancel()
             if state.role != "syncing":  # else there is nothing of mine, and an older model would be hidden
-                await self._save()
+                await self._chain.save()
             self._finish(status, rounds.seconds)
         state.events.close()
         await self._farewell()
-
-    async def _save(self) -> None:
-        """The sealed model as it stands, so that it can be exported."""
-        state = self._state
-        tip, model = state.ledger.tip, state.replica.sealed
-        taken = await state.doors.compute.run(lambda: snapshots.take(state.run_id, tip, model), lane="fold")
-        await self._chain.save(taken)
 
     def _finish(self, status: Status, seconds: float) -> None:
         state = self._state

@@ -6,17 +6,19 @@ It changes nothing: the caller installs what it returns.
 from __future__ import annotations
 
 import asyncio
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import numpy as np
 from blake3 import blake3
 
 from p2pfusion.algorithms.base import Vector
-from p2pfusion.config import LINKS_KEPT_MAX, SEGMENT_BYTES_MAX
+from p2pfusion.config import LINKS_KEPT_MAX
 from p2pfusion.errors import RemoteError, WireError
 from p2pfusion.node.calls import Calls
+from p2pfusion.node.snapshots import grafts_of
 from p2pfusion.node.state import State
 from p2pfusion.seams import Request
+from p2pfusion.swarm.grafts import Grafts, cover_sizes
 from p2pfusion.wire.codec import decode_links, decode_snapshot, next_chain
 from p2pfusion.wire.compression import segment_sizes
 from p2pfusion.wire.messages import Link, PeerId, Snapshot
@@ -55,7 +57,8 @@ class Pull:
         if reply.status != 200:
             return None
         manifest = decode_snapshot(reply.body)
-        sizes = segment_sizes("fp32", self._state.blueprint.size)
+        covers = cover_sizes(sum(record.covers for record in manifest.grafts))
+        sizes = segment_sizes("fp32", self._state.blueprint.size) + covers
         stands = (manifest.run_id, manifest.round, manifest.chain, manifest.weight)
         if stands != (self._state.run_id, link.round, link.chain, link.weight):
             raise WireError("a snapshot that stands elsewhere than its link")
@@ -63,14 +66,16 @@ class Pull:
             raise WireError("a snapshot of another size")
         return manifest
 
-    async def model(self, peer: PeerId, manifest: Snapshot) -> Vector:
+    async def model(self, peer: PeerId, manifest: Snapshot) -> tuple[Vector, Grafts]:
         """All segments by hash, from every member in turn, several at once."""
-        state, data = self._state, bytearray(self._state.blueprint.size * 4)
+        state, model_bytes = self._state, self._state.blueprint.size * 4
+        starts = [0, *accumulate(segment.size for segment in manifest.segments)]
+        data = bytearray(starts[-1])
         holders = [peer, *(report.peer for report, _ in state.membership.reports() if report.peer != peer)]
         room = asyncio.Semaphore(state.config.gossip.fetches_in_flight_max)
 
         async def one(index: int) -> None:
-            piece = memoryview(data)[index * SEGMENT_BYTES_MAX :][: manifest.segments[index].size]
+            piece = memoryview(data)[starts[index] : starts[index + 1]]
             async with room:
                 for turn in range(len(holders)):
                     if await self._piece(holders[(index + turn) % len(holders)], manifest, index, piece):
@@ -83,10 +88,10 @@ class Pull:
                     group.create_task(one(index))
         except ExceptionGroup as errors:
             raise WireError(str(errors.exceptions[0])) from None
-        model = np.frombuffer(data, dtype="<f4").astype(np.float32, copy=False)
+        model = np.frombuffer(data, dtype="<f4", count=model_bytes // 4).astype(np.float32, copy=False)
         if not bool(np.isfinite(model).all()):
             raise WireError("a snapshot with numbers that are not finite")
-        return model
+        return model, grafts_of(manifest, bytes(data[model_bytes:]))
 
     async def _piece(self, holder: PeerId, manifest: Snapshot, index: int, piece: memoryview) -> bool:
         request = Request("GET", f"/v1/snapshots/{manifest.chain.hex()}/{index}")

@@ -1,73 +1,34 @@
 """The round loop: wait for the others, train, publish, wait until the round is ready, again; then the end of the run.
 
-A task of the node. The algorithm does the round through `Context`; `swarm.cadence` says when it is ready.
+A task of the node. The algorithm does the round through `context.Context`; `swarm.cadence` says when it is ready.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Callable
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 from blake3 import blake3
 
-from p2pfusion.algorithms.base import Published, RoundReport, Vector
+from p2pfusion.algorithms.base import Published, RoundReport
 from p2pfusion.config import OPEN_ROUNDS_MAX
 from p2pfusion.core.schemes import Seat
 from p2pfusion.core.submodel import SubModel, scatter
-from p2pfusion.errors import LocalError, TaskError, TooFewPeers, UsageError
-from p2pfusion.node.authoring import Authoring, Base
+from p2pfusion.errors import TaskError
+from p2pfusion.node.authoring import Authoring
 from p2pfusion.node.chain import Chain
+from p2pfusion.node.context import Context
+from p2pfusion.node.entering import LOOK_AGAIN_S, enter
 from p2pfusion.node.state import State
 from p2pfusion.swarm.membership import View
 from p2pfusion.wire.messages import FLOOR_NEVER, PeerId
 
-T = TypeVar("T")
-LOOK_AGAIN_S = 0.2
-"""Least often the loop looks whether its time is up when nothing rings."""
 OUTRUN_ROUNDS = 2
 """A node this far behind the newest round waits for nobody: its round was left by the others."""
 
 Ended = Literal["ok", "interrupted", "timeout"]
-
-
-class Context:
-    """One round's `RoundContext`."""
-
-    def __init__(self, state: State, authoring: Authoring, seat: Seat, should_stop: Callable[[], bool]) -> None:
-        self._state = state
-        self._authoring = authoring
-        self._base = Base(0, b"")
-        self.seat = seat
-        self.should_stop = should_stop
-        self.published: Published | None = None
-        self.published_round: int | None = None
-
-    @property
-    def round(self) -> int:
-        return self.seat.round
-
-    @property
-    def rng(self) -> random.Random:
-        return self._state.doors.rng
-
-    async def extract(self, sub_model: SubModel) -> Vector:
-        values, self._base = await self._authoring.head(sub_model)
-        return values
-
-    async def compute(self, work: Callable[[], T], cost_s: float) -> T:
-        return await self._state.doors.compute.run(work, cost_s=cost_s, lane="train")
-
-    async def contribute(self, sub_model: SubModel, delta: Vector, samples: int, loss: float) -> None:
-        if self.published is not None:
-            raise LocalError("a round contributes at most once")
-        self.published = Published(sub_model, loss, samples)
-        if self.should_stop():
-            return
-        entry = await self._authoring.publish(sub_model, delta, samples, self._base)
-        self.published_round = entry.manifest.round if entry is not None else None
 
 
 class Rounds:
@@ -100,7 +61,7 @@ class Rounds:
         self._started_s = self._state.now_s()
         try:
             async with asyncio.timeout(self._state.config.timeout_s) as limit:
-                await self._gather()
+                await enter(self._state, self._chain)
                 while self._state.ledger.floor != FLOOR_NEVER and not self._is_stopping:
                     if self._state.ledger.floor > self._state.ledger.tip.round + OPEN_ROUNDS_MAX:
                         await self._state.bells["round"].wait(LOOK_AGAIN_S)  # no room: the tip must follow first
@@ -116,59 +77,13 @@ class Rounds:
             return "timeout"
         return "ok"
 
-    # -- start ------------------------------------------------------------------------------------------------------
-
-    async def _gather(self) -> None:
-        """Wait for `min_peers` and a quiet moment, or for the state of those who train already (PROTOCOL.md 9)."""
-        state, config = self._state, self._state.config
-        begin_s = state.newcomer_s = state.now_s()
-        while True:
-            now_s = state.now_s()
-            view = state.membership.view(now_s)
-            if self._is_past_the_end():
-                break
-            if len(view.peers) + 1 >= config.min_peers:
-                is_under_way = any(peer.role in ("trains", "draining") for peer in view.peers)
-                if self._is_synced() if is_under_way else now_s - state.newcomer_s >= config.gossip.quiet_s:
-                    break
-            elif config.wait_s is not None and now_s - begin_s >= config.wait_s:
-                raise TooFewPeers(
-                    f"met {len(view.peers) + 1} of {config.min_peers} peers (yourself counted) in {config.wait_s:g} s: "
-                    "start the others, or name one with --peer HOST:PORT if multicast is blocked"
-                )
-            await state.bells["round"].wait(LOOK_AGAIN_S)
-        state.role = "trains"
-        state.stir()
-
-    def _is_past_the_end(self) -> bool:
-        """I need nothing more. Raises `UsageError` when the swarm is beyond the round I was to end at."""
-        ledger, limit = self._state.ledger, self._state.ledger.limit
-        tips = [s.tip_round for r, _ in self._state.membership.reports() if r.role != "syncing" for s in r.shards[:1]]
-        if limit is None:
-            return False
-        if ledger.tip.round >= limit:
-            return True
-        if tips and min(tips) > limit:
-            raise UsageError(f"the swarm is at round {min(tips)} already: choose a later --until rounds=N than {limit}")
-        return False
-
-    def _is_synced(self) -> bool:
-        """I stand where the training members stand: on the chain of one of them, no better tip is left to follow (one
-        that led nowhere just now is no reason to begin behind everybody), and their newest round is known.
-        """
-        ledger, reports = self._state.ledger, self._state.membership.reports()
-        shards = [s for r, _ in reports if r.role != "syncing" for s in r.shards[:1]]
-        bound = ledger.tip.round + OPEN_ROUNDS_MAX if ledger.limit is None else ledger.limit
-        newest = min(max((s.newest for s in shards), default=0), bound, ledger.tip.round + OPEN_ROUNDS_MAX)
-        stands = any(ledger.has_chain(s.tip_round, s.tip_chain) for s in shards)
-        return stands and self._chain.better() is None and ledger.newest >= newest
-
     # -- one round --------------------------------------------------------------------------------------------------
 
     async def _round(self) -> None:
         state = self._state
         begin_s = state.now_s()
         view = state.membership.view(begin_s)
+        state.cadence.pace.expect(self._others(view.trainers()))
         context = Context(state, self._authoring, self._seat(view), lambda: self._is_stopping)
         await state.algorithm.round(context)
         if context.published is None or context.published_round is None:
@@ -177,8 +92,7 @@ class Rounds:
             return
         round_, trained_s = context.published_round, state.now_s()
         expected = state.membership.view(trained_s).trainers()
-        others = [peer for peer in expected if peer != state.me]
-        state.cadence.published(round_, others, state.arrived(round_), trained_s)
+        state.cadence.published(round_, self._others(expected), state.arrived(round_), trained_s)
         self._announce_mine(round_)
         await self._until_ready(round_, begin_s, expected)
         await self._report(
@@ -191,6 +105,9 @@ class Rounds:
         trainers = view.trainers()
         rates = (self._rate,) * len(trainers)
         return Seat(rank=trainers.index(view.me), peers=len(trainers), round=self._state.ledger.floor, rates=rates)
+
+    def _others(self, trainers: tuple[PeerId, ...]) -> list[PeerId]:
+        return [peer for peer in trainers if peer != self._state.me]
 
     def _announce_mine(self, round_: int) -> None:
         for entry in self._state.ledger.counted(round_):
@@ -215,7 +132,8 @@ class Rounds:
             expected = self._expected(round_, at_first)
             pace_s = begin_s + state.config.cadence.round_min_s
             is_ready = state.cadence.is_ready(round_, state.arrived(round_), expected, now_s)
-            is_ready = is_ready or state.ledger.newest >= round_ + OUTRUN_ROUNDS
+            # The others left it, or it is sealed: nothing more can come.
+            is_ready = is_ready or state.ledger.newest >= round_ + OUTRUN_ROUNDS or state.ledger.tip.round >= round_
             if is_ready and now_s >= pace_s:
                 return
             due_s = pace_s if is_ready else state.cadence.ready_at_s(round_)
@@ -247,14 +165,17 @@ class Rounds:
                 model_hash=state.model_hash.hex(),
                 peers=len(state.membership.view(state.now_s()).peers) + 1,
                 accuracy=state.accuracy,
+                steps=published.steps,
                 seconds=seconds,
             )
         )
 
     def _head(self) -> str:
         """Names the head without computing it: equal chain and equal open sets give equal bits."""
-        ledger = self._state.ledger
-        parts = [ledger.tip.chain, *(entry.id for entries in ledger.open_rounds() for entry in entries)]
+        parts = [self._state.ledger.tip.chain]
+        for counting in self._state.ledger.open_rounds():
+            parts += [entry.id for entry in counting.work]
+            parts += [counting.graft.id] if counting.graft is not None else []
         return blake3(b"".join(parts)).hexdigest()
 
     async def _coverage(self, round_: int) -> float:
@@ -303,16 +224,22 @@ class Rounds:
         if state.stop_round is None or tip.round < state.stop_round:
             return False
         reports = [report for report, _ in state.membership.reports()]
-        shards = [shard for report in reports for shard in report.shards[:1]]
-        is_agreed = all(shard.tip_chain == tip.chain or shard.tip_round > tip.round for shard in shards)
-        if is_agreed and not any(report.owes_graft for report in reports):
+        is_agreed = all(
+            shard.tip_chain == tip.chain or (shard.tip_round > tip.round and report.role == "trains")
+            for report in reports
+            for shard in report.shards[:1]
+        )
+        is_cut_off = len(state.membership.dead()) > len(reports) + 1  # most are silent: perhaps it is me
+        if is_agreed and not (is_cut_off or state.ledger.losses or any(report.owes_graft for report in reports)):
             return True
         waited_s = state.now_s() - self._chain.last_seal_s
-        return waited_s >= max(state.cadence.patience_s, state.config.gossip.dead_s)
+        return waited_s >= max(state.cadence.patience_s, state.config.gossip.suspicion_s)
 
 
 def coverage(state: State, sub_models: list[SubModel]) -> float:
     """Share of the model's elements in at least one of these sub-models."""
+    if state.blueprint.whole() in sub_models:
+        return 1.0
     touched = np.zeros(state.blueprint.size, np.float32)
     for sub_model in sub_models:
         scatter(state.blueprint, touched, sub_model, 1.0)

@@ -1,6 +1,6 @@
 """The server's side: one function from `Request` to `Reply` for every route of PROTOCOL.md 10 that exists yet.
 
-It reads the node's state and changes nothing, except through gossip. Bodies of errors are fixed short codes.
+It reads the node's state and changes nothing, except through gossip and probes. Bodies of errors are fixed short codes.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ import re
 
 from p2pfusion.config import LINKS_PER_REPLY_MAX
 from p2pfusion.errors import WireError
-from p2pfusion.node.gossiping import Gossiping
+from p2pfusion.node.gossiping import FULL, Gossiping
+from p2pfusion.node.probing import ALIVE, Helping
 from p2pfusion.node.snapshots import Snapshots
 from p2pfusion.node.state import State
 from p2pfusion.seams import Reply, Request
@@ -17,6 +18,7 @@ from p2pfusion.wire.codec import encode_contribution, encode_links, encode_snaps
 
 _PATH = re.compile(r"/v1/(contributions|snapshots)/([0-9a-f]{64})(?:/(0|[1-9][0-9]{0,5}))?")
 _FROM = re.compile(r"from=(0|[1-9][0-9]{0,15})")
+_PEER = re.compile(r"peer=([0-9a-f]{32})")
 
 NOT_FOUND = Reply(404, b"unknown")
 MALFORMED = Reply(400, b"malformed")
@@ -25,17 +27,19 @@ MALFORMED = Reply(400, b"malformed")
 class Serving:
     """Answers peers."""
 
-    def __init__(self, state: State, gossiping: Gossiping, snapshots: Snapshots) -> None:
+    def __init__(self, state: State, gossiping: Gossiping, snapshots: Snapshots, helping: Helping) -> None:
         self._state = state
         self._gossiping = gossiping
         self._snapshots = snapshots
+        self._helping = helping
 
     async def handle(self, request: Request) -> Reply:
         """The reply to one request, counted."""
         state = self._state
         state.bytes_received += memoryview(request.body).nbytes
         try:
-            reply = self._route(request)
+            is_probe = (request.method, request.path) == ("POST", "/v1/probe")
+            reply = await self._helping.answer(request.body) if is_probe else self._route(request)
         except WireError:
             reply = MALFORMED
         state.bytes_sent += memoryview(reply.body).nbytes + sum(memoryview(piece).nbytes for piece in reply.pieces)
@@ -44,9 +48,9 @@ class Serving:
     def _route(self, request: Request) -> Reply:
         method, path = request.method, request.path
         if (method, path) == ("POST", "/v1/gossip"):
-            return self._gossiping.answer(request.body)
+            return self._gossiping.answer(request.body, is_full=request.query == FULL)
         if (method, path) == ("GET", "/v1/ping"):
-            return Reply(204)
+            return self._ping(request.query)
         if (method, path) == ("GET", "/v1/links"):
             return self._links(request.query)
         if method == "GET" and (found := _PATH.fullmatch(path)):
@@ -54,6 +58,15 @@ class Serving:
             answer = self._contribution if kind == "contributions" else self._snapshot
             return answer(bytes.fromhex(id_), None if index is None else int(index))
         return NOT_FOUND
+
+    def _ping(self, query: str) -> Reply:
+        """Whoever asks for somebody by id wants no other: a new peer may live at the address of an old one."""
+        if not query:
+            return ALIVE
+        found = _PEER.fullmatch(query)
+        if found is None:
+            return MALFORMED
+        return ALIVE if bytes.fromhex(found[1]) == self._state.me else NOT_FOUND
 
     def _links(self, query: str) -> Reply:
         found = _FROM.fullmatch(query)

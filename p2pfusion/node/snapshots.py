@@ -6,14 +6,16 @@ A sealed model is never changed in place, so keeping one costs a reference and i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from blake3 import blake3
 
 from p2pfusion.algorithms.base import Vector
 from p2pfusion.config import SEGMENT_BYTES_MAX
-from p2pfusion.wire.messages import Link, SegmentInfo, Snapshot
+from p2pfusion.seams import Body
+from p2pfusion.swarm.grafts import ID_BYTES, Grafted, Grafts, ids_in
+from p2pfusion.wire.messages import Counted, Link, SegmentInfo, Snapshot
 
 SNAPSHOTS_KEPT_MAX = 2
 """The two newest: contributions sealed since the older one are kept too, so that a switch can go back there."""
@@ -25,15 +27,17 @@ READ_KEPT_MAX = 2
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A sealed model with its manifest; `model` is flat float32."""
+    """A sealed model with its manifest; `model` is flat float32, `covered` the ids its chain's grafts stand for."""
 
     manifest: Snapshot
     model: Vector
+    covered: tuple[bytes, ...] = ()
 
-    def segment(self, index: int) -> memoryview | None:
-        """Little-endian float32 bytes of one segment, not copied; None beyond the last."""
-        if index >= len(self.manifest.segments):
-            return None
+    def segment(self, index: int) -> Body | None:
+        """One segment: little-endian float32 of the model, not copied, or ids behind it; None beyond the last."""
+        behind = index - (len(self.manifest.segments) - len(self.covered))
+        if behind >= 0:
+            return self.covered[behind] if behind < len(self.covered) else None
         start = index * SEGMENT_BYTES_MAX
         return _bytes_of(self.model)[start : start + SEGMENT_BYTES_MAX]
 
@@ -45,6 +49,35 @@ def take(run_id: bytes, link: Link, model: Vector) -> Kept:
     segments = tuple(SegmentInfo(blake3(piece).digest(), len(piece)) for piece in pieces)
     manifest = Snapshot(run_id=run_id, round=link.round, chain=link.chain, weight=link.weight, segments=segments)
     return Kept(manifest, model)
+
+
+def counting(kept: Kept, grafts: Grafts) -> Kept:
+    """The same snapshot with what its chain had counted of grafts by then."""
+    data = b"".join(id_ for one in grafts.counted for id_ in sorted(one.ids))
+    covered = tuple(data[i : i + SEGMENT_BYTES_MAX] for i in range(0, len(data), SEGMENT_BYTES_MAX))
+    records = tuple(
+        Counted(round=one.round, fork_chain=one.key[0], lost_chain=one.key[1], covers=len(one.ids))
+        for one in grafts.counted
+    )
+    listed = tuple(SegmentInfo(blake3(piece).digest(), len(piece)) for piece in covered)
+    manifest = replace(
+        kept.manifest,
+        segments=kept.manifest.segments + listed,
+        grafts_total=grafts.total,
+        grafts=records,
+    )
+    return Kept(manifest, kept.model, covered)
+
+
+def grafts_of(manifest: Snapshot, data: bytes) -> Grafts:
+    """The same back, from a manifest and the bytes of the segments behind its model's."""
+    counted, start = [], 0
+    for record in manifest.grafts:
+        stop = start + record.covers * ID_BYTES
+        key, ids = (record.fork_chain, record.lost_chain), frozenset(ids_in(data[start:stop]))
+        counted.append(Grafted(round=record.round, key=key, ids=ids))
+        start = stop
+    return Grafts(counted, manifest.grafts_total)
 
 
 def hash_of(model: Vector) -> bytes:

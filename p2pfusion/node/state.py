@@ -14,14 +14,25 @@ from dataclasses import dataclass, replace
 from p2pfusion.algorithms.base import Algorithm
 from p2pfusion.config import DIGESTS_PER_REPORT_MAX, NodeConfig
 from p2pfusion.core.replica import Replica
+from p2pfusion.node.disk import Disk
 from p2pfusion.node.events import EventLog, PeerEvent, WarningEvent
 from p2pfusion.seams import Compute, Discovery, Store, Transport
 from p2pfusion.swarm.cadence import Cadence
 from p2pfusion.swarm.gossip import Spoken, Wanted
 from p2pfusion.swarm.ledger import Entry, Ledger, MemberLine
 from p2pfusion.swarm.membership import Change, Membership
+from p2pfusion.swarm.probing import Prober
 from p2pfusion.wire.codec import genesis_chain
-from p2pfusion.wire.messages import ContributionId, PeerId, Report, Role, RunDescription, ShardReport
+from p2pfusion.wire.messages import ContributionId, PeerId, Report, Role, Rumour, RunDescription, ShardReport
+
+INCARNATION_MAX = 2**53 - 2
+"""A higher one could not be contradicted: no number above it fits the wire."""
+LIFE = 1 << 20
+"""Incarnations of one life: the number of starts is on disk, refutations since then are added below it."""
+COPIED = (
+    "another node uses this identity: its state folder was copied; stop one of them or start it with --fresh "
+    "(two nodes of one identity overwrite each other's work)"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,9 +83,11 @@ class State:
         self.stop: int | None = None
         """The round at which the run ends for everybody; my own `until_rounds` concerns nobody else."""
         gossip = config.gossip
-        grace_s = max(gossip.dead_s, 4 * gossip.gossip_interval_s)
+        grace_s = max(gossip.suspicion_s, 4 * gossip.gossip_interval_s)
         self.ledger = Ledger(self.me, b"", config.run, grace_s=grace_s)
-        self.membership = Membership(self.me, suspect_s=gossip.suspect_s, dead_s=gossip.dead_s)
+        self.membership = Membership(self.me, gossip)
+        self.prober = Prober(gossip, doors.rng)
+        self.is_leaving = False
         self.cadence = Cadence(config.cadence)
         self.spoken = Spoken()
         self.wanted = Wanted()
@@ -86,10 +99,17 @@ class State:
         self.bytes_sent = 0
         self.bytes_received = 0
         self.late = 0
+        self.is_full = False
+        """Payloads take all the memory they may and more: others' new work waits (`memory`)."""
         self.newcomer_s = 0.0
+        self.first_round = 0
+        """The tip from which I began to train together with others who had not begun either."""
         self.events = EventLog()
-        self.bells = {name: Bell() for name in ("gossip", "fetch", "chain", "round")}
+        self.disk = Disk(doors.store, doors.compute, self.warn)
+        self.bells = {name: Bell() for name in ("gossip", "fetch", "chain", "round", "memory")}
         self._last_report: Report | None = None
+        self._lines: dict[PeerId, tuple[Report, MemberLine]] = {}
+        self._was_raised = self._was_copied = False
 
     def begin(self, run_id: bytes, model_hash: bytes) -> None:
         """The run is known: its chain begins at genesis."""
@@ -136,7 +156,7 @@ class State:
             incarnation=self.incarnation,
             beat=last.beat if last else 0,
             role=self.role,
-            owes_graft=False,
+            owes_graft=bool(ledger.losses),
             stop=self.stop,
             shards=(shard,),
         )
@@ -147,22 +167,22 @@ class State:
     def lines(self) -> list[MemberLine]:
         """What the ledger needs of the members besides me; those still syncing do not vote.
 
-        Except on the first round: nodes that start together are all syncing; the first to begin would seal it alone.
+        Except on the first round: nodes that start together, or again, are all syncing; the first to begin would seal
+        it alone.
         """
-        opened_s = self.ledger.opened_at_s.get(1, self.now_s())
-        is_first = self.ledger.tip.round == 0 and self.now_s() - opened_s < self.config.gossip.dead_s
-        return [
-            MemberLine(
-                tip_round=shard.tip_round,
-                tip_chain=shard.tip_chain,
-                floor=shard.floor,
-                digests=dict(shard.digests),
-                is_suspect=status == "suspect",
-            )
-            for report, status in self.membership.reports()
-            if is_first or report.role != "syncing"
-            for shard in report.shards[:1]
-        ]
+        first, now_s = self.first_round, self.now_s()
+        open_s = now_s - self.ledger.opened_at_s.get(first + 1, now_s)
+        is_first = self.ledger.tip.round == first and open_s < self.config.gossip.suspicion_s
+        before, self._lines = self._lines, {}
+        lines = []
+        for report, status in self.membership.reports():
+            if (is_first or report.role != "syncing") and report.shards:
+                known = before.get(report.peer)
+                if known is None or known[0] is not report or known[1].is_suspect != (status == "suspect"):
+                    known = report, _line(report.shards[0], is_suspect=status == "suspect")
+                self._lines[report.peer] = known
+                lines.append(known[1])
+        return lines
 
     # -- what others did --------------------------------------------------------------------------------------------
 
@@ -170,12 +190,43 @@ class State:
         """Members changed: say so, and look again."""
         for change in changes:
             if change.status == "alive":
-                self.newcomer_s = self.now_s()
+                self.newcomer_s = self.newcomer_s if change.before == "suspect" else self.now_s()
             else:
                 self.spoken.forget(change.peer)
             self.events.add(PeerEvent(change.name, change.peer.hex(), change.status))
         if changes:
             self.stir()
+
+    def refute(self, rumour: Rumour) -> None:
+        """Somebody thinks I am dead, or dying, or gone: I say that I am not, louder, and that I was hard to reach."""
+        if self.incarnation <= rumour.incarnation < INCARNATION_MAX and not self.is_leaving:
+            self.incarnation = rumour.incarnation + 1
+            self.prober.refuted()
+            self.bells["gossip"].ring()
+
+    def seen_myself(self, report: Report, *, is_direct: bool) -> None:
+        """A report about my own id that I did not make: somebody runs a copy of my state folder, or I run an old one.
+
+        An old backup of the folder starts below what others remember: I go on above it. Who speaks to me as myself,
+        or goes on above me in turn, is a copy that lives; that is told once.
+        """
+        mine = self._last_report
+        is_other = report.addresses != self.addresses or mine is None or report.beat > mine.beat
+        if report.incarnation < self.incarnation or (report.incarnation == self.incarnation and not is_other):
+            return  # an older life of mine, or my own words come back
+        is_answer = self._was_raised and report.incarnation - self.incarnation < LIFE
+        if (is_direct or is_answer) and not self._was_copied:
+            self._was_copied = True
+            self.warn("copied-state", COPIED)
+        if report.incarnation < INCARNATION_MAX and not self.is_leaving:
+            self._was_raised = True
+            self.incarnation = report.incarnation + 1
+            self.bells["gossip"].ring()
+
+    @property
+    def is_copied(self) -> bool:
+        """Whether another live node uses my identity."""
+        return self._was_copied
 
     def warn(self, code: str, text: str) -> None:
         self.events.add(WarningEvent(code, text))
@@ -192,7 +243,8 @@ class State:
         self.wanted.done(entry.id)
         manifest = entry.manifest
         if manifest.round > self.ledger.tip.round:
-            self.cadence.arrived(manifest.round, manifest.peer, self.now_s())
+            if manifest.kind == "work":
+                self.cadence.arrived(manifest.round, manifest.peer, self.now_s(), manifest.samples)
         else:
             self.late += 1
         self.stir()
@@ -202,3 +254,13 @@ class State:
         if round_ > self.ledger.tip.round:
             return {e.manifest.peer: None for e in self.ledger.counted(round_)}
         return {e.manifest.peer: None for e in self.ledger.sealed_entries(round_) or ()}
+
+
+def _line(shard: ShardReport, *, is_suspect: bool) -> MemberLine:
+    return MemberLine(
+        tip_round=shard.tip_round,
+        tip_chain=shard.tip_chain,
+        floor=shard.floor,
+        digests=dict(shard.digests),
+        is_suspect=is_suspect,
+    )

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from p2pfusion.config import GOSSIP_BYTES_MAX
+from p2pfusion.config import GOSSIP_BYTES_MAX, PROBE_BYTES_MAX
 from p2pfusion.errors import LocalError, PortError, Unreachable, UsageError
 from p2pfusion.net.http import HttpTransport
 from p2pfusion.net.http_connection import HttpLimits
@@ -94,7 +94,7 @@ async def test_connections_are_kept() -> None:
     ("path", "limit"),
     [
         ("/v1/gossip", GOSSIP_BYTES_MAX),
-        ("/v1/probe", GOSSIP_BYTES_MAX),
+        ("/v1/probe", PROBE_BYTES_MAX),
         ("/v1/anything/else", GOSSIP_BYTES_MAX),
         ("/v1/hops/3-forward", HOP_BYTES_MAX),
         ("/v1/hops", GOSSIP_BYTES_MAX),

@@ -19,6 +19,8 @@ from p2pfusion.node.chain import Chain
 from p2pfusion.node.events import Event, WarningEvent
 from p2pfusion.node.fetching import Fetching
 from p2pfusion.node.gossiping import Gossiping
+from p2pfusion.node.grafting import Grafting
+from p2pfusion.node.probing import Helping
 from p2pfusion.node.serving import Serving
 from p2pfusion.node.snapshots import Snapshots, hash_of, take
 from p2pfusion.node.state import Doors, State
@@ -46,7 +48,7 @@ async def until(moment_s: float) -> None:
     """Let virtual time pass."""
     loop = asyncio.get_running_loop()
     reached = loop.create_future()
-    loop.call_at(moment_s, reached.set_result, None)
+    loop.call_at(moment_s, lambda: reached.done() or reached.set_result(None))
     await reached
 
 
@@ -152,8 +154,8 @@ def parts(
         kept=kept,
         authoring=authoring,
         gossiping=gossiping,
-        chain=Chain(state, calls, kept, authoring),
-        serving=Serving(state, gossiping, kept),
+        chain=Chain(state, calls, kept, authoring, Grafting(state, gossiping.pass_on)),
+        serving=Serving(state, gossiping, kept, Helping(state, calls)),
         refusals=refusals,
     )
     wire.handlers[made.address] = made.serving.handle

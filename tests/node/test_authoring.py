@@ -15,11 +15,14 @@ from p2pfusion.config import CadenceConfig, NodeConfig, RunConfig
 from p2pfusion.core.fold import fold
 from p2pfusion.core.submodel import SubModel, extract, scatter_add
 from p2pfusion.errors import StoreError, TrainingError
-from p2pfusion.node.authoring import Authoring, Base, weighted
+from p2pfusion.node import authoring
+from p2pfusion.node.authoring import Authoring, Base
+from p2pfusion.node.decoding import weighted
 from p2pfusion.seams import Identity
 from p2pfusion.sim.loop import run
 from p2pfusion.store.memory import MemoryStore
 from p2pfusion.swarm.gate import judge, judge_segment
+from p2pfusion.swarm.grafts import Grafts
 from p2pfusion.swarm.ledger import Entry
 from p2pfusion.wire.compression import elements_per_segment, encode
 from p2pfusion.wire.messages import FLOOR_NEVER, Link
@@ -68,8 +71,8 @@ def test_the_head_is_the_sealed_model_and_all_open_rounds():
         assert mine is not None
         assert (mine.manifest.round, mine.manifest.base_round) == (2, 2)
         whole = one.state.replica.sealed
-        for entries in one.state.ledger.open_rounds():
-            whole = fold(BLUEPRINT, WHOLE, whole, [weighted(BLUEPRINT, e) for e in entries])
+        for counting in one.state.ledger.open_rounds():
+            whole = fold(BLUEPRINT, WHOLE, whole, [weighted(BLUEPRINT, e) for e in counting.work])
         for sub_model in SLICES:
             head, base = await one.authoring.head(sub_model)
             assert head.tobytes() == extract(BLUEPRINT, whole, sub_model).tobytes()
@@ -148,7 +151,9 @@ def test_a_round_is_written_down_before_it_is_published_and_again_when_the_floor
         entry = await one.publish(ones())
         assert entry is not None
         assert (entry.manifest.round, store.written) == (7, [1, 7])
-        assert store.load_identity() == Identity(peer=one.me, incarnation=1, last=7)
+        assert store.load_identity() == Identity(
+            peer=one.me, incarnation=one.state.incarnation, last=7, run_id=one.state.run_id
+        )
 
     run(main)
 
@@ -267,9 +272,51 @@ def test_own_contributions_are_remembered_for_four_horizons():
             await one.publish(ones())
             seal(one.state.ledger)
             one.authoring.balance()
-        assert list(one.authoring._mine) == list(range(50 - 8, 51))
+        kept = [round_ for round_, mine in one.authoring._mine.items() if mine.decoded is not None]
+        assert kept == list(range(50 - 8, 51))
+        assert list(one.authoring._mine) == list(range(1, 51)), "of the older ones only whether they count"
 
     run(main)
+
+
+def test_of_very_old_contributions_nothing_is_remembered(monkeypatch):
+    monkeypatch.setattr(authoring, "TOO_LATE_WATCHED_ROUNDS", 20)
+
+    async def main() -> None:
+        one = parts(config=NodeConfig(run=RunConfig(horizon_rounds=2)))
+        for _ in range(50):
+            await one.publish(ones())
+            seal(one.state.ledger)
+            one.authoring.balance()
+        assert list(one.authoring._mine) == list(range(30, 51))
+
+    run(main)
+
+
+def test_a_change_of_mind_about_old_work_is_told_and_nothing_sent_again():
+    async def main() -> None:
+        one = parts(config=NodeConfig(run=RunConfig(horizon_rounds=1)))
+        entry = await one.publish(ones())
+        assert entry is not None
+        genesis = one.state.ledger.tip
+        for _ in range(8):
+            seal(one.state.ledger)
+            one.authoring.balance()
+        one.state.ledger.install([genesis, *links_without_me(genesis, 9)], Grafts())
+        for loss in list(one.state.ledger.losses):
+            one.state.ledger.losses.remove(loss.key)
+        one.authoring.balance()
+        assert [w.code for w in one.warnings()] == ["too-late"]
+        assert not residual(one).any()
+
+    run(main)
+
+
+def links_without_me(after: Link, count: int) -> list[Link]:
+    made = [link_after(after)]
+    while len(made) < count:
+        made.append(link_after(made[-1]))
+    return made
 
 
 @dataclass

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
-from p2pfusion.config import PEERS_MAX
+from p2pfusion.config import PEERS_MAX, GossipConfig
 from p2pfusion.errors import DeadlineExceeded, Unreachable
-from p2pfusion.node.calls import RETRY_MAX_S, STRANGER_TRIES_MAX, STRANGERS_MAX, Strangers
+from p2pfusion.node.calls import RETRY_MAX_S, STRANGER_TRIES_MAX, STRANGERS_MAX, Absent, Strangers
 from p2pfusion.seams import Reply, Request
 from p2pfusion.sim.loop import run
 from tests.node.parts import Wire, parts
@@ -87,6 +89,33 @@ def test_what_is_forgotten_leaves_nothing_behind():
     assert not strangers._tries
 
 
+def test_somebody_new_rings_and_the_next_moment_is_known():
+    rings: list[str] = []
+    strangers = Strangers((), lambda: rings.append("ring"))
+    assert strangers.next_s() == float("inf")
+    strangers.add(["a", "b"])
+    assert (rings, strangers.next_s()) == (["ring"], 0.0)
+    strangers.called("a", 10.0)
+    strangers.postpone("b", 10.25)
+    assert strangers.next_s() == 10.25
+
+
+# -- the dead ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_dead_are_called_one_at_a_time_ever_more_slowly():
+    absent, rng = Absent(GossipConfig()), random.Random(1)
+    dead, called_s = [peer(n) for n in range(1, 6)], []
+    for step in range(4000):
+        called = absent.due(dead, step / 100, rng)
+        assert len(called) <= 1
+        called_s += [step / 100] * len(called)
+    assert called_s[:6] == pytest.approx([0.0, 0.4, 1.2, 2.8, 6.0, 9.2], abs=0.02), "doubling, up to the longest"
+    assert absent.due([*dead, peer(9)], 40.0, rng) != [], "one more died"
+    assert absent.due([*dead, peer(9)], 40.1, rng) == []
+    assert absent.due([], 99.0, rng) == []
+
+
 # -- calls ------------------------------------------------------------------------------------------------------------
 
 
@@ -165,3 +194,17 @@ def test_good_addresses_are_remembered_of_peers_max_members():
         return len(one.calls._good)
 
     assert run(main) == PEERS_MAX
+
+
+def test_where_a_member_surely_lives():
+    async def main() -> None:
+        one = parts(answering("b"))
+        assert one.calls.home(peer(2)) is None
+        one.state.membership.observe(report(2, addresses=("a", "b")), 0.0)
+        assert one.calls.home(peer(2)) is None, "one of two"
+        await one.calls.to_peer(peer(2), PING, 1.0)
+        assert one.calls.home(peer(2)) == "b"
+        one.state.membership.observe(report(3, addresses=("c",)), 0.0)
+        assert one.calls.home(peer(3)) == "c"
+
+    run(main)

@@ -35,8 +35,15 @@ class Lan:
         self.registry = Registry()
 
     def node(
-        self, index: int, learner: LightLearner | None = None, *, store: Store | None = None, **config: Any
+        self,
+        index: int,
+        learner: LightLearner | None = None,
+        *,
+        store: Store | None = None,
+        starts: int = 1,
+        **config: Any,
     ) -> Node:
+        """`starts`: a device that starts again has other luck."""
         return Node(
             NodeConfig(name=f"node-{index}", **{"cadence": FAST, **config}),
             learner or LightLearner(index, blueprint=BLUEPRINT),
@@ -44,7 +51,7 @@ class Lan:
             discovery=SimDiscovery(self.registry),
             compute=SimCompute(),
             store=store or MemoryStore(),
-            rng=random.Random(index),
+            rng=random.Random(index + 1000 * (starts - 1)),
             rate=0.5,
         )
 

@@ -1,28 +1,24 @@
-"""One round's context, and when a node may begin and leave."""
+"""When a node may begin, how long a round lasts, and when it may leave."""
 
 from __future__ import annotations
 
 import asyncio
-import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from p2pfusion.config import GossipConfig, NodeConfig
+from p2pfusion.config import CadenceConfig, GossipConfig, NodeConfig
 from p2pfusion.core.schemes import Seat
-from p2pfusion.errors import LocalError, TooFewPeers, Unreachable
-from p2pfusion.node.rounds import Context, Rounds, coverage
+from p2pfusion.errors import TooFewPeers, Unreachable
+from p2pfusion.node.entering import enter
+from p2pfusion.node.rounds import OUTRUN_ROUNDS, Rounds, coverage
 from p2pfusion.seams import Reply, Request
 from p2pfusion.sim.loop import run
+from p2pfusion.swarm.membership import View
 from p2pfusion.wire.messages import ContributionId, Role
 from tests.node.parts import BLUEPRINT, SLICES, WHOLE, Parts, Wire, at_work, copied, grown, ones, parts, until
 from tests.swarm.made import report, seal
-
-SEAT = Seat(rank=0, peers=1, round=1, rates=(0.5,))
-
-
-def context(one: Parts, *, is_stopping: bool = False) -> Context:
-    return Context(one.state, one.authoring, SEAT, lambda: is_stopping)
 
 
 def rounds(one: Parts) -> tuple[Rounds, list[ContributionId]]:
@@ -30,54 +26,7 @@ def rounds(one: Parts) -> tuple[Rounds, list[ContributionId]]:
     return Rounds(one.state, one.authoring, one.chain, announced.append, 0.5), announced
 
 
-# -- the context ------------------------------------------------------------------------------------------------------
-
-
-def test_a_round_contributes_once():
-    async def main() -> None:
-        one = parts()
-        ctx = context(one)
-        assert (ctx.round, ctx.seat, ctx.rng) == (1, SEAT, one.state.doors.rng)
-        before = await ctx.extract(SLICES[1])
-        assert before.shape == (SLICES[1].size(BLUEPRINT),)
-        assert await ctx.compute(lambda: 7, 2.0) == 7
-        assert asyncio.get_running_loop().time() == 2.0
-        await ctx.contribute(SLICES[1], ones(SLICES[1]), 10, 0.5)
-        assert ctx.published_round == 1
-        assert ctx.published is not None
-        assert (ctx.published.sub_model, ctx.published.loss, ctx.published.samples) == (SLICES[1], 0.5, 10)
-        with pytest.raises(LocalError, match="at most once"):
-            await ctx.contribute(SLICES[1], ones(SLICES[1]), 10, 0.5)
-        assert len(one.state.ledger.entries) == 1
-
-    run(main)
-
-
-def test_who_is_leaving_publishes_nothing():
-    async def main() -> None:
-        one = parts()
-        ctx = context(one, is_stopping=True)
-        assert ctx.should_stop()
-        await ctx.contribute(WHOLE, ones(), 10, 0.5)
-        assert (ctx.published_round, one.state.ledger.entries) == (None, {})
-
-    run(main)
-
-
-def test_staleness_counts_from_what_was_extracted():
-    async def main() -> None:
-        one, other = parts(), parts(index=2)
-        ctx = context(one)
-        await ctx.extract(WHOLE)
-        entry = await other.publish(ones())
-        assert entry is not None
-        copied(entry, one)
-        one.state.ledger.saw_round(3)
-        await ctx.contribute(WHOLE, ones(), 10, 0.5)
-        (mine,) = one.state.ledger.counted(3)
-        assert (mine.manifest.base_round, ctx.published_round) == (0, 3)
-
-    run(main)
+# -- one round --------------------------------------------------------------------------------------------------------
 
 
 def test_coverage_is_the_share_somebody_touched():
@@ -91,13 +40,102 @@ def test_coverage_is_the_share_somebody_touched():
     run(main)
 
 
+async def ready_s(one: Parts, round_: int = 1) -> float:
+    """How long the node waits after publishing, with those it knows."""
+    begin_s = one.state.now_s()
+    expected = one.state.membership.view(begin_s).trainers()
+    others = [peer_ for peer_ in expected if peer_ != one.me]
+    one.state.cadence.published(round_, others, one.state.arrived(round_), begin_s)
+    await rounds(one)[0]._until_ready(round_, begin_s, expected)
+    return one.state.now_s() - begin_s
+
+
+async def published_among(others: int, cadence: CadenceConfig) -> Parts:
+    """A node that trains among others and has published to round 1; they have not."""
+    one = parts(config=NodeConfig(cadence=cadence))
+    for member in range(2, others + 2):
+        come(one, member, role="trains")
+    assert await one.publish(ones()) is not None
+    return one
+
+
+STRICT = CadenceConfig(quorum=1.0, patience_s=3.0, round_min_s=0.0)
+
+
+def test_a_round_ends_with_patience_whatever_the_others_do():
+    async def main() -> None:
+        one = await published_among(3, STRICT)
+        assert await ready_s(one) == pytest.approx(3.0, abs=0.01)
+
+    run(main)
+
+
+def test_even_when_they_keep_ringing():
+    async def main() -> None:
+        one = await published_among(3, STRICT)
+        loop = asyncio.get_running_loop()
+        for tenth in range(60):
+            loop.call_at(tenth / 10, one.state.stir)
+        for tenth in range(1, 30):
+            loop.call_at(tenth / 10, come, one, 10 + tenth, "trains")
+        assert await ready_s(one) == pytest.approx(3.0, abs=0.01)
+
+    run(main)
+
+
+def test_no_round_is_shorter_than_its_least_time():
+    async def main() -> None:
+        one = await published_among(0, CadenceConfig(round_min_s=0.3))
+        assert await ready_s(one) == pytest.approx(0.3, abs=0.01)
+
+    run(main)
+
+
+def test_nobody_waits_for_a_suspect():
+    async def main() -> None:
+        one = await published_among(1, STRICT)
+        loop = asyncio.get_running_loop()
+        view = one.state.membership.view
+
+        def without(now_s: float) -> View:
+            found = view(now_s)
+            return replace(found, peers=tuple(replace(peer_, status="suspect") for peer_ in found.peers))
+
+        def suspect() -> None:
+            one.state.membership.view = without  # type: ignore[method-assign]
+            one.state.stir()
+
+        loop.call_at(1.0, suspect)
+        assert await ready_s(one) == pytest.approx(1.0, abs=0.01)
+
+    run(main)
+
+
+def test_what_is_sealed_or_outrun_is_waited_for_no_longer():
+    async def main(outrun: bool) -> float:
+        one = await published_among(2, STRICT)
+
+        def move_on() -> None:
+            if outrun:
+                one.state.ledger.saw_round(1 + OUTRUN_ROUNDS)
+            else:
+                seal(one.state.ledger)
+            one.state.stir()
+
+        asyncio.get_running_loop().call_at(1.0, move_on)
+        return await ready_s(one)
+
+    for outrun in (False, True):
+        assert run(lambda outrun=outrun: main(outrun)) == pytest.approx(1.0, abs=0.01)
+
+
 # -- beginning --------------------------------------------------------------------------------------------------------
 
 
 async def begins_at(one: Parts) -> float:
     """When the node begins to train."""
     one.state.role = "syncing"
-    await rounds(one)[0]._gather()
+    await enter(one.state, one.chain)
     assert one.state.role == "trains"
     return asyncio.get_running_loop().time()
 
@@ -233,7 +271,7 @@ def test_one_leaves_when_all_stand_on_the_same_chain():
 
 def test_one_leaves_when_the_others_do_not_come_round():
     async def main() -> None:
-        one, other = parts(config=NodeConfig(gossip=GossipConfig(dead_s=12.0))), parts(index=2)
+        one, other = parts(config=NodeConfig(gossip=GossipConfig(suspicion_max_s=12.0))), parts(index=2)
         leaving = ended(one, 2)
         one.meet(other)
         one.chain.last_seal_s = 1.0
@@ -282,13 +320,5 @@ def test_a_head_is_named_by_its_chain_and_its_open_sets():
         seal(one.state.ledger)
         names.append(rounds(one)[0]._head())
         assert len(set(names)) == 4
-
-    run(main)
-
-
-def test_the_generator_is_the_nodes_own():
-    async def main() -> None:
-        one = parts(index=3)
-        assert context(one).rng.random() == random.Random(3).random()
 
     run(main)

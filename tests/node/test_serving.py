@@ -51,7 +51,7 @@ def with_work() -> tuple[Parts, str]:
         ("GET", "/v1/nothing"),
         ("POST", "/v1/ping"),
         ("GET", "/v1/gossip"),
-        ("POST", "/v1/probe"),
+        ("GET", "/v1/probe"),
         ("POST", "/v1/links"),
         ("GET", "/v1/contributions"),
         ("GET", f"/v1/contributions/{UNKNOWN}"),

@@ -8,11 +8,11 @@ import pytest
 
 from p2pfusion.config import DIGESTS_PER_REPORT_MAX, OPEN_ROUNDS_MAX, NodeConfig
 from p2pfusion.node.events import PeerEvent
-from p2pfusion.node.state import Bell
+from p2pfusion.node.state import INCARNATION_MAX, Bell
 from p2pfusion.sim.loop import run
 from p2pfusion.swarm.membership import Change
 from p2pfusion.wire.codec import encode_gossip
-from p2pfusion.wire.messages import FLOOR_NEVER, Gossip
+from p2pfusion.wire.messages import FLOOR_NEVER, Gossip, Rumour
 from tests.node.parts import copied, ones, parts, seen, until
 from tests.swarm.made import peer, piece, put, report, seal, shard_report
 
@@ -103,10 +103,9 @@ def test_who_votes():
         assert [line.floor for line in one.lines()] == [2, 3, 4], "before the first seal all of them do"
         seal(one.ledger)
         assert [line.floor for line in one.lines()] == [2, 4]
-        one.membership.tick(3.0)
-        one.membership.observe(report(4, 2, role="draining", shard=shard_report(floor=4)), 3.0)
+        one.membership.accuse(peer(2), 2.0)
         assert [(line.floor, line.is_suspect) for line in one.lines()] == [(2, True), (4, False)]
-        one.membership.tick(6.0)
+        one.membership.tick(6.0)  # the suspicion time
         assert [line.floor for line in one.lines()] == [4]
 
     run(main)
@@ -127,9 +126,73 @@ def test_changes_are_told_and_everybody_looks_again():
         assert one.spoken.news(peer(2), [report(3)]) == (report(3),), "should it return, it is told everything"
         hex_id = peer(2).hex()
         assert seen(one) == [PeerEvent("node-2", hex_id, s) for s in ("alive", "suspect", "dead", "left")]
-        assert [await bell.wait(0.0) for bell in one.bells.values()] == [True] * 4
+        assert [await bell.wait(0.0) for bell in one.bells.values()] == [True] * len(one.bells)
         one.tell([])
-        assert [await bell.wait(0.0) for bell in one.bells.values()] == [False] * 4
+        assert [await bell.wait(0.0) for bell in one.bells.values()] == [False] * len(one.bells)
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("rumour", "incarnation"),
+    [
+        (Rumour(peer(1), 0, "suspect", peer(2)), 1),
+        (Rumour(peer(1), 1, "suspect", peer(2)), 2),
+        (Rumour(peer(1), 7, "dead", peer(2)), 8),
+        (Rumour(peer(1), 1, "left", peer(1)), 2),
+        (Rumour(peer(1), INCARNATION_MAX, "dead", peer(2)), 1),
+        (Rumour(peer(1), INCARNATION_MAX - 1, "dead", peer(2)), INCARNATION_MAX),
+    ],
+)
+def test_what_is_said_of_me_wrongly_is_contradicted_once(rumour, incarnation):
+    async def main() -> None:
+        one = parts().state
+        one.refute(rumour)
+        one.refute(rumour)
+        assert one.incarnation == incarnation
+        assert one.prober.awareness == (incarnation > 1)
+        assert await one.bells["gossip"].wait(0.0) == (incarnation > 1)
+        assert encode_gossip(Gossip(run_id=one.run_id, sender=one.me, reports=(one.report(),)))
+
+    run(main)
+
+
+@pytest.mark.parametrize("addresses", [("10.0.0.1:7000",), ("elsewhere",)])
+@pytest.mark.parametrize("incarnation", [4, 5, 6])
+@pytest.mark.parametrize("is_direct", [True, False])
+def test_a_report_about_me_that_i_did_not_make(addresses, incarnation, is_direct):
+    async def main() -> None:
+        one = parts()
+        one.state.incarnation = 5
+        one.state.report()
+        line = report(1, 0, incarnation=incarnation, addresses=addresses)
+        one.state.seen_myself(line, is_direct=is_direct)
+        is_other = incarnation == 6 or (incarnation == 5 and addresses == ("elsewhere",))
+        assert one.state.incarnation == (incarnation + 1 if is_other else 5)
+        assert len(one.warnings()) == (is_other and is_direct)
+        one.state.seen_myself(line, is_direct=is_direct)
+        assert len(one.warnings()) == (is_other and is_direct), "once, and not by old words"
+
+    run(main)
+
+
+def test_several_old_lives_are_no_copy():
+    async def main() -> None:
+        one = parts()
+        for starts in (3, 7, 9):
+            one.state.seen_myself(report(1, incarnation=starts << 20), is_direct=False)
+        assert (one.state.incarnation, one.warnings()) == ((9 << 20) + 1, [])
+        one.state.seen_myself(report(1, incarnation=(9 << 20) + 2), is_direct=False)
+        assert [w.code for w in one.warnings()] == ["copied-state"]
+
+    run(main)
+
+
+def test_nobody_can_raise_my_incarnation_beyond_the_wire():
+    async def main() -> None:
+        one = parts().state
+        one.seen_myself(report(1, incarnation=INCARNATION_MAX), is_direct=False)
+        assert one.incarnation == 1
 
     run(main)
 

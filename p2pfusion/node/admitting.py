@@ -1,0 +1,113 @@
+"""Taking in what peers say of contributions: the gate, the ledger, and whom to ask for what is missing.
+
+Part of the talking task: `node.gossiping` brings what was said. It speaks to nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from p2pfusion.config import OPEN_ROUNDS_MAX
+from p2pfusion.node.state import State
+from p2pfusion.swarm.gate import judge, judge_segment
+from p2pfusion.swarm.gossip import whole
+from p2pfusion.wire.codec import contribution_id
+from p2pfusion.wire.messages import FLOOR_NEVER, Contribution, ContributionId, Gossip, Have, PeerId
+
+REJECTED_MAX = 4096
+"""Ids not worth asking for again: refused by the gate, or too late."""
+
+
+class Admitting:
+    """Judges manifests and remembers the refused."""
+
+    def __init__(self, state: State, pass_on: Callable[[ContributionId], None]) -> None:
+        """`pass_on` is called with each contribution that is new here."""
+        self._state = state
+        self._pass_on = pass_on
+        self._rejected: dict[ContributionId, int] = {}
+        """Ids not worth asking for while the tip is at this round or above: 0 for ever, or the sealed one."""
+
+    def absorb(self, message: Gossip) -> None:
+        """What a member of my run says it made, brings or holds."""
+        segments = dict(message.inline)
+        for manifest in message.fresh:
+            self._absorb_manifest(manifest, message.sender, segments)
+        self._absorb_haves(message.have, message.sender)
+
+    def _absorb_haves(self, haves: tuple[Have, ...], sender: PeerId) -> None:
+        """Of most I have everything too: then all there is to learn is that the sender has."""
+        state, entries = self._state, self._state.ledger.entries
+        wholes: list[ContributionId] = []
+        others: list[ContributionId] = []
+        for have in haves:
+            entry = entries.get(have.id)
+            if entry is not None and entry.is_complete:
+                (wholes if have.bitmap == entry.have().bitmap else others).append(have.id)
+                continue
+            is_whole = entry is not None and have.bitmap == whole(entry.manifest)
+            (wholes if is_whole else others).append(have.id)
+            if not self._is_rejected(have.id) and state.wanted.offer(have.id, sender, have.bitmap):
+                state.bells["fetch"].ring()
+        state.spoken.told_of(sender, others)
+        state.spoken.told_of(sender, wholes, is_whole=True)
+
+    def _absorb_manifest(
+        self, manifest: Contribution, sender: PeerId, segments: dict[ContributionId, tuple[bytes, ...]]
+    ) -> None:
+        id_, ledger = contribution_id(manifest), self._state.ledger
+        self._state.spoken.told_of(sender, [id_])
+        if id_ in ledger.entries or self._is_rejected(id_) or not self.admit(id_, manifest):
+            return
+        entry = ledger.entries[id_]
+        for index, data in enumerate(segments.get(id_, ())):
+            if (
+                index < len(entry.segments)
+                and judge_segment(manifest, index, data) is None
+                and ledger.put(entry, index, data)
+            ):
+                self._state.completed(entry)
+        if sender == manifest.peer and not entry.is_complete:
+            self._state.wanted.offer(id_, sender, None)
+        self._state.bells["fetch"].ring()
+
+    def admit(self, id_: ContributionId, manifest: Contribution) -> bool:
+        """The gate, then the ledger; a new one is passed on. False: refused or too late, not to be asked for again.
+
+        One for a round too far ahead is not kept either, but it may be offered again when the tip has followed.
+        """
+        state = self._state
+        reason = judge(manifest, state.blueprint, state.config.run)
+        wanted = id_ in state.needed
+        if state.is_full and not wanted:
+            return False  # for now: it may be offered again
+        if reason is None and self._add(id_, manifest, wanted=wanted):
+            self._pass_on(id_)
+            return True
+        if reason is not None:
+            state.warn("refused-contribution", f"peer {manifest.peer.hex()[:8]} sent a contribution refused: {reason}")
+        elif manifest.round <= state.ledger.tip.round:
+            state.late += 1
+        state.wanted.done(id_)
+        if reason is not None or manifest.round <= state.ledger.tip.round + OPEN_ROUNDS_MAX:
+            if len(self._rejected) >= REJECTED_MAX:
+                del self._rejected[next(iter(self._rejected))]
+            is_late = reason is None and manifest.round <= state.ledger.tip.round
+            self._rejected[id_] = manifest.round if is_late else 0
+        return False
+
+    def _add(self, id_: ContributionId, manifest: Contribution, *, wanted: bool) -> bool:
+        state, ledger = self._state, self._state.ledger
+        proofs = ledger.equivocations_count
+        is_kept = ledger.add(id_, manifest, state.now_s(), wanted=wanted) is not None
+        if ledger.equivocations_count > proofs:
+            state.warn(
+                "equivocation",
+                f"peer {manifest.peer.hex()[:8]} published two different contributions to round {manifest.round}: "
+                "the smaller id counts, for everybody; nobody who runs this program does that",
+            )
+        return is_kept
+
+    def _is_rejected(self, id_: ContributionId) -> bool:
+        """A switch to a shorter chain opens rounds again, and with them what came too late for mine."""
+        return self._rejected.get(id_, FLOOR_NEVER) <= self._state.ledger.tip.round

@@ -1,0 +1,75 @@
+"""The way into the swarm: from the first word to the first round.
+
+A node that enters is `syncing`: it waits until it knows what those who train already hold, or, where nobody does, for
+`min_peers` and a quiet moment. Then it trains from where the others stand, or from what their disks and its own held
+(PROTOCOL.md 4 and 9). It moves no tip: the chain does.
+"""
+
+from __future__ import annotations
+
+from p2pfusion.config import OPEN_ROUNDS_MAX
+from p2pfusion.errors import StoreError, TooFewPeers, UsageError
+from p2pfusion.node.chain import Chain
+from p2pfusion.node.state import State
+
+LOOK_AGAIN_S = 0.2
+"""Least often a loop looks whether its time is up when nothing rings."""
+
+
+async def enter(state: State, chain: Chain) -> None:
+    """Wait for `min_peers` and a quiet moment, or for the state of those who train already.
+
+    Raises `TooFewPeers`; `UsageError` when the swarm is beyond my end; `StoreError` when somebody else is me.
+    """
+    begin_s = state.newcomer_s = state.now_s()
+    while not _is_past_the_end(state) and not _may_begin(state, chain, begin_s):
+        await state.bells["round"].wait(LOOK_AGAIN_S)
+    state.role = "trains"
+    state.stir()
+
+
+def _may_begin(state: State, chain: Chain, begin_s: float) -> bool:
+    """Whether I know what there is to know."""
+    config, now_s = state.config, state.now_s()
+    view = state.membership.view(now_s)
+    if state.is_copied:
+        raise StoreError(
+            f"another node on this LAN uses the identity in {state.doors.store.place}: the folder was copied; "
+            "start this one with --fresh or another --state DIR"
+        )
+    if len(view.peers) + 1 < config.min_peers:
+        if config.wait_s is not None and now_s - begin_s >= config.wait_s:
+            raise TooFewPeers(
+                f"met {len(view.peers) + 1} of {config.min_peers} peers (yourself counted) in {config.wait_s:g} s: "
+                "start the others, or name one with --peer HOST:PORT if multicast is blocked"
+            )
+        return False
+    if any(peer.role in ("trains", "draining") for peer in view.peers):
+        return is_synced(state, chain)
+    state.first_round = state.ledger.tip.round
+    return now_s - state.newcomer_s >= config.gossip.quiet_s and chain.better() is None
+
+
+def _is_past_the_end(state: State) -> bool:
+    """I need nothing more. Raises `UsageError` when the swarm is beyond the round I was to end at."""
+    ledger, limit = state.ledger, state.ledger.limit
+    tips = [s.tip_round for r, _ in state.membership.reports() if r.role != "syncing" for s in r.shards[:1]]
+    if limit is None:
+        return False
+    if ledger.tip.round >= limit:
+        return True
+    if tips and min(tips) > limit:
+        raise UsageError(f"the swarm is at round {min(tips)} already: choose a later --until rounds=N than {limit}")
+    return False
+
+
+def is_synced(state: State, chain: Chain) -> bool:
+    """I stand where the training members stand: on the chain of one of them, no better tip is left to follow (one
+    that led nowhere just now is no reason to begin behind everybody), and their newest round is known.
+    """
+    ledger, reports = state.ledger, state.membership.reports()
+    shards = [s for r, _ in reports if r.role != "syncing" for s in r.shards[:1]]
+    bound = ledger.tip.round + OPEN_ROUNDS_MAX if ledger.limit is None else ledger.limit
+    newest = min(max((s.newest for s in shards), default=0), bound, ledger.tip.round + OPEN_ROUNDS_MAX)
+    stands = any(ledger.has_chain(s.tip_round, s.tip_chain) for s in shards)
+    return stands and chain.better() is None and ledger.newest >= newest

@@ -1,0 +1,121 @@
+"""Payloads beyond their limit: to disk where there is one, sealed ones away where there is none, then no more."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from p2pfusion.config import NodeConfig
+from p2pfusion.node.memory import HARD_SHARE, Memory
+from p2pfusion.sim.loop import run
+from p2pfusion.store.folder import FolderStore
+from p2pfusion.swarm.gate import judge_segment
+from p2pfusion.wire.compression import encode
+from tests.node.parts import BLUEPRINT, Parts, at_work, copied, ones, parts, until
+
+PAYLOAD_BYTES = BLUEPRINT.size * 4
+LIMIT = 3 * PAYLOAD_BYTES
+
+
+@pytest.fixture(autouse=True)
+def small_limits(monkeypatch):
+    monkeypatch.setattr(NodeConfig, "__post_init__", lambda self: None)
+
+
+def limited(**values: object) -> Parts:
+    return parts(config=NodeConfig(ledger_bytes_max=LIMIT), **values)
+
+
+async def shrunk(one: Parts) -> None:
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(Memory(one.state).run())
+        await until(asyncio.get_running_loop().time() + 2.0)
+        task.cancel()
+
+
+async def published(one: Parts, rounds: int, *, author: int = 2) -> Parts:
+    """Others' open work arrives, a payload a round."""
+    other = parts(index=author)
+    for _ in range(rounds):
+        entry = await other.publish(ones())
+        assert entry is not None
+        copied(entry, one)
+    return other
+
+
+def test_at_the_limit_nothing_happens_and_beyond_it_the_oldest_goes_to_disk(tmp_path):
+    async def main() -> None:
+        with FolderStore(tmp_path) as store:
+            one = limited(store=store)
+            await published(one, 3)
+            await shrunk(one)
+            assert one.state.ledger.held_bytes == LIMIT
+            await published(one, 2, author=3)
+            await shrunk(one)
+            assert one.state.ledger.held_bytes <= LIMIT
+            spilled = [e for e in one.state.ledger.entries.values() if isinstance(e.segments[0], memoryview)]
+            assert {e.manifest.round for e in spilled} == {1}
+            for entry in spilled:
+                assert bytes(entry.segments[0]) == encode("fp32", ones())[0]
+                assert judge_segment(entry.manifest, 0, entry.segments[0]) is None
+            assert not one.state.is_full
+            assert one.warnings() == []
+
+    run(main)
+
+
+def test_a_chain_folds_the_same_from_disk(tmp_path):
+    async def sealed_model(one: Parts, shrink: Callable) -> bytes:
+        for _ in range(6):
+            assert await one.publish(ones()) is not None
+        await shrink(one)
+        await at_work(one, asyncio.get_running_loop().time() + 2.0)
+        assert one.state.ledger.tip.round == 6
+        return one.state.replica.sealed.tobytes()
+
+    async def nothing(one: Parts) -> None: ...
+
+    async def main() -> None:
+        with FolderStore(tmp_path) as store:
+            assert await sealed_model(limited(store=store), shrunk) == await sealed_model(parts(), nothing)
+
+    run(main)
+
+
+def test_without_a_disk_sealed_payloads_go_first_and_then_new_work_waits():
+    async def main() -> None:
+        one = limited()
+        for _ in range(4):
+            assert await one.publish(ones()) is not None
+        await at_work(one, 1.0)
+        assert one.state.ledger.tip.round == 4
+        await shrunk(one)
+        assert one.state.ledger.held_bytes <= LIMIT
+        assert one.state.ledger.sealed_entries(1) is None
+        assert one.state.ledger.sealed_entries(4) is not None
+        other = await published(one, 4 + HARD_SHARE * 3 + 1)
+        await shrunk(one)
+        assert one.state.is_full
+        assert [w.code for w in one.warnings()] == ["memory-full"]
+        more = await other.publish(ones())
+        assert more is not None
+        assert not one.gossiping.admit(more.id, more.manifest)
+        one.state.needed[more.id] = None
+        assert one.gossiping.admit(more.id, more.manifest), "what a link counts is taken all the same"
+        for entry in [e for e in one.state.ledger.entries.values() if e.manifest.peer == other.me]:
+            one.state.ledger._forget(entry.id)
+            one.state.ledger.open.get(entry.manifest.round, {}).pop(entry.id, None)
+        await shrunk(one)
+        assert not one.state.is_full
+
+    run(main)
+
+
+def test_ledger_bytes_max_is_checked(monkeypatch):
+    monkeypatch.undo()
+    assert replace(NodeConfig(), ledger_bytes_max=1 << 20).ledger_bytes_max == 1 << 20
+    with pytest.raises(Exception, match="ledger_bytes_max"):
+        NodeConfig(ledger_bytes_max=(1 << 20) - 1)
