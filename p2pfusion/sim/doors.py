@@ -5,22 +5,28 @@ seconds takes as long as its numbers take to compute, and the simulation stays o
 at the *end* of its virtual time, so what a crash cancels is never computed, and a `should_stop` raised meanwhile is
 seen. (A real executor starts at once and cannot be stopped; work gets copies, so only `should_stop` can tell.)
 
+Work does not go on while its node stands still (`sim.gates`): what is left of it is done after that.
+
 Discovery is a hint (`seams`): the registry does not know about partitions, and a crashed node stays listed, as in
-every mDNS cache. This module knows no node and no network.
+every mDNS cache, until it announces itself anew. This module knows no node and no network.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextvars import copy_context
 from typing import TypeVar
 
 from p2pfusion.config import PEERS_MAX
 from p2pfusion.errors import ConfigError, LocalError
+from p2pfusion.sim import gates
 
 T = TypeVar("T")
 
 LANES = ("train", "fold")
+LEAST_S = 1e-9
+"""Less than this is a rounding error of the clock, not work left to do."""
 ANNOUNCED_MAX = PEERS_MAX
 """Nodes one registry lists, and findings that wait for one slow browser: as many as a node could know."""
 
@@ -35,9 +41,12 @@ class Registry:
         self.delay_s = delay_s
         self.announced: dict[SimDiscovery, tuple[str, tuple[str, ...]]] = {}
         self.browsers: dict[Browser, None] = {}
+        self._context = copy_context()  # what is on its way travels on when its sender stands still
 
     def announce(self, owner: SimDiscovery, tag: str, addresses: tuple[str, ...]) -> None:
-        """List the owner, in place of what it announced before, and tell whoever is browsing."""
+        """List the owner, in place of what it or another at its addresses announced before; tell who is browsing."""
+        for other in [other for other, known in self.announced.items() if known[1] == addresses]:
+            del self.announced[other]
         if owner not in self.announced and len(self.announced) >= ANNOUNCED_MAX:
             raise LocalError(f"a simulated LAN lists {ANNOUNCED_MAX} nodes")
         self.announced[owner] = (tag, addresses)
@@ -47,6 +56,10 @@ class Registry:
     def withdraw(self, owner: SimDiscovery) -> None:
         """Forget the owner, as a goodbye does."""
         self.announced.pop(owner, None)
+        self.stop_browsing(owner)
+
+    def stop_browsing(self, owner: SimDiscovery) -> None:
+        """The owner searches no more; what it announced stays listed."""
         for browser in [browser for browser in self.browsers if browser.owner is owner]:
             del self.browsers[browser]
             browser.end()
@@ -54,7 +67,8 @@ class Registry:
     def tell(self, browser: Browser, owner: SimDiscovery) -> None:
         """Let the browser find the owner after the delay, if it may and has not."""
         if owner is not browser.owner and self.announced[owner][0] == browser.tag:
-            asyncio.get_running_loop().call_later(self.delay_s, self._found, browser, owner)
+            loop = asyncio.get_running_loop()
+            loop.call_later(self.delay_s, self._found, browser, owner, context=self._context)
 
     def _found(self, browser: Browser, owner: SimDiscovery) -> None:
         tag, addresses = self.announced.get(owner, ("", ()))
@@ -115,10 +129,16 @@ class SimDiscovery:
         finally:
             self._registry.browsers.pop(browser, None)
 
-    async def close(self) -> None:
-        """Withdraw the announcement and end every `found` of this node."""
+    def crash(self) -> None:
+        """Fall silent without a goodbye: what was announced stays listed."""
         self._closed = True
-        self._registry.withdraw(self)
+        self._registry.stop_browsing(self)
+
+    async def close(self) -> None:
+        """Withdraw the announcement and end every `found` of this node; after a crash, nothing."""
+        if not self._closed:
+            self._closed = True
+            self._registry.withdraw(self)
 
 
 class SimCompute:
@@ -141,10 +161,23 @@ class SimCompute:
             if self._closed:
                 raise LocalError("compute is closed")
             charged_s = cost_s / self.speed
-            await asyncio.sleep(charged_s)
+            await _spend(charged_s)
             self.busy_s[lane] += charged_s
             return work()
 
     async def close(self) -> None:
         """Refuse new and queued work; work whose virtual time has begun ends as usual."""
         self._closed = True
+
+
+async def _spend(charged_s: float) -> None:
+    """Wait until that much time has passed behind the gate of the running task; all time where it has none."""
+    loop, gate = asyncio.get_running_loop(), gates.current()
+    if gate is None:
+        return await asyncio.sleep(charged_s)
+    left_s, until_s = charged_s, gate.awake_s(loop.time()) + charged_s
+    while True:
+        await asyncio.sleep(left_s)
+        left_s = until_s - gate.awake_s(loop.time())
+        if left_s <= LEAST_S:
+            return None

@@ -1,8 +1,9 @@
 """One direction between two hosts: the numbers that describe it, and when a packet put on it arrives.
 
 A packet leaves when everything before it has left, at `bandwidth_bytes_per_s`, and arrives `latency_s` plus jitter
-later, never before the packet that left before it: first in, first out. This module draws nothing and asks no clock;
-moments and chance are given to it.
+later, never before the packet that left before it: first in, first out. On a link that reorders, some packets escape
+that rule, and on one that duplicates, some arrive twice. This module draws nothing and asks no clock; moments and
+chance are given to it.
 """
 
 from __future__ import annotations
@@ -16,26 +17,40 @@ from p2pfusion.errors import ConfigError
 HEADER_BYTES = 256
 """Charged to the link for each packet besides its body: about what an HTTP request or reply head takes."""
 
-Fate = Literal["sent", "arrived", "lost", "late", "cut"]
-"""`lost` by chance, `late`: not sent in full when the caller gave up, `cut` by a crash or a partition."""
+Fate = Literal["sent", "arrived", "lost", "late", "cut", "held"]
+"""`lost` by chance or on a clogged link, `late`: not sent in full when the caller gave up, `cut` by a crash, a lid or a
+partition, `held` at a wall until it falls."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkModel:
-    """One direction between two hosts. Jitter is uniform in [0, jitter_s); the defaults are a calm 100 Mbit/s LAN."""
+    """One direction between two hosts. Jitter is uniform in [0, jitter_s); the defaults are a calm 100 Mbit/s LAN.
+
+    `loss`, `duplication` and `reordering` are shares of the packets, 0 to 1. One that is reordered arrives up to
+    `reordering_s` later, others passing it; the second copy of one that is duplicated likewise.
+    """
 
     latency_s: float = 0.002
     jitter_s: float = 0.001
     loss: float = 0.0
     bandwidth_bytes_per_s: float = 12_500_000.0
+    duplication: float = 0.0
+    reordering: float = 0.0
+    reordering_s: float = 0.05
 
     def __post_init__(self) -> None:
         for item in fields(self):
             value = getattr(self, item.name)
             if not value >= 0 or (item.name == "bandwidth_bytes_per_s" and value == 0):
                 raise ConfigError(f"LinkModel.{item.name} = {value!r}: must be 0 or above, bandwidth above 0")
-        if self.loss > 1:
-            raise ConfigError(f"LinkModel.loss = {self.loss!r}: must be 0 to 1")
+        for name in ("loss", "duplication", "reordering"):
+            if getattr(self, name) > 1:
+                raise ConfigError(f"LinkModel.{name} = {getattr(self, name)!r}: must be 0 to 1")
+
+    @property
+    def is_odd(self) -> bool:
+        """Whether packets may come twice or out of their order."""
+        return self.duplication > 0 or self.reordering > 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,10 @@ A program that can never go on is told so. Every task waits and no timer is set:
 task waits. Callbacks go on for ever without time moving: `Deadlock` as well. An exception that asyncio would only log
 (in a callback, or in a task nobody awaits) fails `run` once the main coroutine has returned.
 
-There is no selector, no socket and no file descriptor. The loop relies on four names of `BaseEventLoop` that are
-private yet the same from Python 3.11 to 3.13: `_selector.select`, `_process_events`, `_scheduled`,
+Part of a program can stand still while the rest goes on: `shut` and `reopen` a gate (`sim.gates`).
+
+There is no selector, no socket and no file descriptor. The loop relies on five names of `BaseEventLoop` that are
+private yet the same from Python 3.11 to 3.13: `_selector.select`, `_process_events`, `_scheduled`, `_ready`,
 `_clock_resolution`. Signals are `asyncio.Runner`'s business. This module knows no network and no node.
 """
 
@@ -25,6 +27,7 @@ import asyncio
 import heapq
 import itertools
 import math
+from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import Executor
 from contextvars import Context
@@ -32,6 +35,7 @@ from pathlib import PurePath
 from typing import Any, TypeVar, TypeVarTuple
 
 from p2pfusion.errors import LocalError
+from p2pfusion.sim.gates import Gate, pass_gates
 
 T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")
@@ -79,6 +83,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
     """The loop. `until_s` is the virtual moment after which `TimeoutError` ends the run, once."""
 
     _scheduled: list[_Timer]
+    _ready: deque[asyncio.Handle]
     _clock_resolution: float
 
     def __init__(self, until_s: float | None = None) -> None:
@@ -88,6 +93,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._steps = 0
         self._timers = itertools.count()
         self._tasks = itertools.count(1)
+        self._gates_shut = 0
         self.failure: BaseException | None = None
         """The first exception nobody would have seen."""
         self._selector = self  # the base class asks its selector one question: select(timeout)
@@ -105,6 +111,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
             if self._steps > STEPS_PER_MOMENT_MAX:
                 self._steps = 0  # so that whoever is cancelled now can clean up
                 raise self._deadlock(f"{STEPS_PER_MOMENT_MAX} steps without time passing")
+            self._keep_behind_gates()
             return []
         when_s = self._scheduled[0].when() if self._scheduled else math.inf
         if math.isinf(when_s):
@@ -114,7 +121,30 @@ class VirtualLoop(asyncio.BaseEventLoop):
             self._until_s = None  # so that whoever is cancelled now can clean up
             raise TimeoutError(f"not done at {self._now_s:g} s of virtual time; {self._waiting()}") from self.failure
         self._move_to(when_s)
+        self._keep_behind_gates()
         return []
+
+    def shut(self, gate: Gate) -> None:
+        """Nothing behind the gate runs until `reopen`; what is already under way in this pass does."""
+        self._gates_shut += not gate.is_shut
+        gate.shut(self._now_s)
+
+    def reopen(self, gate: Gate) -> None:
+        """What waited behind the gate runs next."""
+        self._gates_shut -= gate.is_shut
+        self._ready.extend(gate.open(self._now_s))
+
+    def _keep_behind_gates(self) -> None:
+        """Take out of what is about to run whatever stands behind a shut gate, timers that are due included."""
+        if not self._gates_shut:
+            return
+        due = list(self._ready)
+        while self._scheduled and self._scheduled[0].when() <= self._now_s:
+            timer = heapq.heappop(self._scheduled)
+            timer._scheduled = False  # as the base class does with a timer that is due
+            due.append(timer)
+        self._ready.clear()
+        self._ready.extend(pass_gates(due))
 
     def call_at(
         self,

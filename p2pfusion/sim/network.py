@@ -8,6 +8,9 @@ takes the directed link between the two hosts:
     or not   with probability `loss`; or if an end is down or the pair severed as it leaves or arrives
     answered by the handler of the target, whose own limits are those of a real server  (`hosts`)
 
+    twice    with probability `duplication`: the handler runs twice, the caller takes the first answer
+    late     with probability `reordering`: then others that left after it may arrive before it
+
 A packet that gets lost is silence: the caller learns of it by its own deadline. Nobody listening at a live address
 is a refusal, which travels back like a reply and raises `Unreachable`. A link stops sending for a caller whose deadline
 has passed, as a closed TCP connection does; so no queue outlives the calls that filled it.
@@ -15,10 +18,10 @@ has passed, as a closed TCP connection does; so no queue outlives the calls that
 The request's handler is a task of the network's own `TaskGroup`, not of the caller: a caller that gives up or is
 cancelled does not cancel it, just as aiohttp's server goes on with a request whose client has gone. A crash cancels it.
 
-All chance comes from the given generator, two draws a packet, drawn as packets leave; nothing iterates a set. So one
-seed is one history on a `VirtualLoop`. Faults are made here and never in a node: `crash`, `sever`, `blocked`.
-This module knows neither nodes nor what the bytes mean. The model of a link is ours and simple: what leaves one host on
-two links does not share an antenna.
+All chance comes from the given generator, two draws a packet (six where packets come twice or out of order), drawn as
+packets leave; nothing iterates a set. So one seed is one history on a `VirtualLoop`. Faults are made here and never in
+a node: `crash`, `sever`, `blocked`, `held`, `clog`, `deafen`. This module knows neither nodes nor what the bytes mean.
+The model of a link is ours and simple: what leaves one host on two links does not share an antenna.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import copy_context
 from dataclasses import fields, replace
 from functools import partial
 from types import TracebackType
@@ -35,6 +39,7 @@ from p2pfusion.errors import ConfigError, DeadlineExceeded, LocalError, PortErro
 from p2pfusion.seams import Handler, Reply, Request
 from p2pfusion.sim.hosts import Call, Host
 from p2pfusion.sim.links import HEADER_BYTES, Fate, Link, LinkModel, Packet, Trace, Traffic
+from p2pfusion.sim.obstacles import Obstacles
 from p2pfusion.wire.routes import reply_bytes_max
 
 __all__ = ["Fate", "LinkModel", "Network", "Packet", "SimTransport", "Trace", "Traffic"]
@@ -50,11 +55,11 @@ NOWHERE = 0
 """The host behind every address that nobody has: it refuses."""
 
 
-class Network:
+class Network(Obstacles):
     """All hosts and links. An async context manager: handlers run in its task group and end with it.
 
     `overrides` gives single directed pairs (source, target) another model; it may be changed while running.
-    `blocked`, a function of (source, target), is asked for each packet as it leaves and as it arrives.
+    What can be in a packet's way, `obstacles` says.
     """
 
     def __init__(
@@ -65,15 +70,14 @@ class Network:
         overrides: Mapping[tuple[int, int], LinkModel] | None = None,
         trace: Trace | None = None,
     ) -> None:
+        super().__init__()
         self.link = link
         self.overrides = dict(overrides or {})
-        self.blocked: Callable[[int, int], bool] = lambda source, target: False
         self._rng = rng
         self._trace = trace
-        self._hosts: dict[int, Host] = {}
+        self._context = copy_context()  # packets travel on when their sender stands still
         self._numbers: dict[str, int] = {}
         self._links: dict[tuple[int, int], Link] = {}
-        self._severed: set[tuple[int, int]] = set()  # only ever asked for membership
         self._group: asyncio.TaskGroup | None = None
 
     async def __aenter__(self) -> Self:
@@ -94,22 +98,12 @@ class Network:
         """`10.0.0.7:7000` for host 7."""
         return f"10.0.{host >> 8}.{host & 255}:{PORT}"
 
-    def crash(self, host: int) -> None:
-        """Silence from now on: what it is answering is cancelled, nothing reaches or leaves it, its calls hang."""
-        self._hosts[host].up = False
-        self._hosts[host].drop_requests()
-
-    def revive(self, host: int) -> None:
-        """Back on the network; it answers again if its transport was not closed meanwhile."""
-        self._hosts[host].up = True
-
-    def sever(self, one: int, other: int) -> None:
-        """Cut both directions between two hosts, packets in flight included."""
-        self._severed.update(((one, other), (other, one)))
-
-    def heal(self, one: int, other: int) -> None:
-        """Undo `sever`."""
-        self._severed.difference_update(((one, other), (other, one)))
+    def release(self) -> None:
+        """Send on what was held and is not any more, in the order it was held, one latency late."""
+        now_s = asyncio.get_running_loop().time()
+        for packet, arrive in self._released():
+            model = self.overrides.get((packet.source, packet.target), self.link)
+            self._deliver_at(now_s + model.latency_s, packet, arrive)
 
     def traffic(self, host: int) -> Traffic:
         """The counters of one host since the network was made."""
@@ -121,7 +115,7 @@ class Network:
         """Handlers that raised, all hosts together; each was answered 500 and is a bug."""
         return sum(host.handler_errors for host in self._hosts.values())
 
-    def _host(self, number: int) -> Host:
+    def host(self, number: int) -> Host:
         """The machine of that number, made at its first use."""
         if not 1 <= number <= HOSTS_MAX:
             raise ConfigError(f"host {number}: must be 1 to {HOSTS_MAX}")
@@ -145,7 +139,8 @@ class Network:
         elif (refusal := host.refusal(call.request)) is not None:
             self._answer(call, refusal)
         else:
-            task = self._group.create_task(self._handle(call, host, host.handler))
+            context = host.context.copy() if host.context is not None else None
+            task = self._group.create_task(self._handle(call, host, host.handler), context=context)
             host.answering[task] = None
             task.add_done_callback(host.answering.pop)
 
@@ -162,12 +157,13 @@ class Network:
         self._send(packet, call.give_up_s, partial(call.settle, reply))
 
     def _send(self, packet: Packet, give_up_s: float, arrive: Callable[[], None]) -> None:
-        """Put a packet on its link; `arrive` is called when and if it gets there."""
+        """Put a packet on its link; `arrive` is called when and if it gets there, twice for one that is duplicated."""
         pair = (packet.source, packet.target)
         jitter, chance = self._rng.random(), self._rng.random()  # always two draws, so that histories stay comparable
-        if self._is_cut(packet.source, pair):
-            return self._note("cut", packet)
         loop, model = asyncio.get_running_loop(), self.overrides.get(pair, self.link)
+        odds = [self._rng.random() for _ in range(4)] if model.is_odd else ()
+        if self._group is None or self._is_cut(packet.source, pair):
+            return self._note("cut", packet)
         link = self._links.setdefault(pair, Link())
         duration_s = (packet.size_bytes + HEADER_BYTES) / model.bandwidth_bytes_per_s
         left_s = link.transmit(loop.time(), duration_s, give_up_s)
@@ -176,26 +172,33 @@ class Network:
         if source := self._hosts.get(packet.source):
             source.sent_bytes += packet.size_bytes
             source.sent_packets += 1
-        if chance < model.loss:
+        if chance < model.loss or self._is_clogged(packet):
             return self._note("lost", packet)
         self._note("sent", packet)
-        arrives_s = link.arrival(left_s + model.latency_s + jitter * model.jitter_s)
-        loop.call_at(arrives_s, self._arrive, packet, arrive)
+        arrives_s = left_s + model.latency_s + jitter * model.jitter_s
+        if odds and odds[0] < model.duplication:
+            self._deliver_at(arrives_s + odds[1] * model.reordering_s, packet, arrive)
+        if odds and odds[2] < model.reordering:
+            self._deliver_at(arrives_s + odds[3] * model.reordering_s, packet, arrive)
+        else:
+            self._deliver_at(link.arrival(arrives_s), packet, arrive)
+
+    def _deliver_at(self, moment_s: float, packet: Packet, arrive: Callable[[], None]) -> None:
+        asyncio.get_running_loop().call_at(moment_s, self._arrive, packet, arrive, context=self._context)
 
     def _arrive(self, packet: Packet, arrive: Callable[[], None]) -> None:
-        if self._is_cut(packet.target, (packet.source, packet.target)):
+        pair = (packet.source, packet.target)
+        if self._group is None or self._is_cut(packet.target, pair):
             return self._note("cut", packet)
-        if target := self._hosts.get(packet.target):
+        if self.held(*pair):
+            return self._note("held" if self._hold(packet, arrive) else "lost", packet)
+        target = self._hosts.get(packet.target)
+        if target is not None:
             target.received_bytes += packet.size_bytes
             target.received_packets += 1
         self._note("arrived", packet)
-        arrive()
-
-    def _is_cut(self, end: int, pair: tuple[int, int]) -> bool:
-        """Does nothing pass at this end of this pair now?"""
-        host = self._hosts.get(end)
-        is_down = self._group is None or (host is not None and not host.up)
-        return is_down or pair in self._severed or self.blocked(*pair)
+        if target is None or not target.defer(arrive):
+            arrive()
 
     def _note(self, fate: Fate, packet: Packet) -> None:
         if self._trace is not None:
@@ -208,7 +211,7 @@ class SimTransport:
     def __init__(self, network: Network, host: int) -> None:
         self._network = network
         self._number = host
-        self._host = network._host(host)
+        self._host = network.host(host)
         self._slots = asyncio.Semaphore(CALLS_IN_FLIGHT_MAX)
         self._slots_of: dict[int, asyncio.Semaphore] = {}  # at most one a host
         self._calls: dict[Call, None] = {}  # at most CALLS_IN_FLIGHT_MAX
@@ -254,7 +257,7 @@ class SimTransport:
             raise LocalError("a transport serves once, and not after it was closed")
         if self._host.handler is not None:
             raise PortError(f"{self._network.address(self._number)} is taken")
-        self._host.handler = handler
+        self._host.listen(handler)
         self._is_serving = True
         return [self._network.address(self._number)]
 

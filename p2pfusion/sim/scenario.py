@@ -1,22 +1,29 @@
 """What happens in one simulated run, and what came of it: plain data, checked where it is made.
 
-Node `i` (from 0) runs on host `i + 1`. Times are virtual seconds since the run began. This module starts nothing.
+Node `i` (from 0) runs on host `i + 1`. Times are virtual seconds since the run began. `sim.loading` reads scenarios
+from TOML; `sim.faults` says what can go wrong. This module starts nothing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from p2pfusion.algorithms.base import RoundReport, Vector
 from p2pfusion.config import CadenceConfig, GossipConfig, RunConfig
 from p2pfusion.errors import ConfigError
 from p2pfusion.node import Done, WarningEvent
+from p2pfusion.sim.faults import Arrival, Churn, Clog, Crash, Lag, Partition, Sleep, SpeedChange
 from p2pfusion.sim.links import LinkModel
+from p2pfusion.sim.statistics import Statistics
 
 NODES_MAX = 256
 """More would take hours on one core; later issues may find room."""
 FAULTS_MAX = 4096
-"""Crashes, arrivals and cuts of one scenario, each."""
+"""Faults of one sort that a scenario names."""
+
+Learns = Literal["task", "light"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +34,10 @@ class Scenario:
     nodes: int = 16
     rounds: int = 50
     rate: float = 0.5
+    learns: Learns = "task"
+    """`light`: the synthetic learner of `sim.light`, which costs next to nothing; `task`: real training."""
+    round_cost_s: float | None = None
+    """Virtual seconds one round of training the whole model takes at speed 1; None: as the learner says."""
     link: LinkModel = field(default_factory=LinkModel)
     gossip: GossipConfig = field(default_factory=GossipConfig)
     cadence: CadenceConfig = field(default_factory=lambda: CadenceConfig(round_min_s=0.0))
@@ -34,15 +45,17 @@ class Scenario:
     run: RunConfig = field(default_factory=RunConfig)
     codec: str = "fp32"
     min_peers: int | None = None
-    """None: everybody who is there from the start."""
+    """None: everybody who is there from the start; who comes later or again needs one other."""
     speeds: tuple[float, ...] = ()
     """Relative speed of each node's computer; 1.0 for those not listed."""
-    crashes: tuple[tuple[float, int], ...] = ()
-    """(when, node index): silent for ever from then on."""
-    arrivals: tuple[tuple[float, int], ...] = ()
-    """(when, node index) of those that come later than at the start."""
-    cuts: tuple[tuple[float, float, int], ...] = ()
-    """(from, to, k): the first k nodes and the others do not hear each other between these moments."""
+    arrivals: tuple[Arrival, ...] = ()
+    crashes: tuple[Crash, ...] = ()
+    partitions: tuple[Partition, ...] = ()
+    clogs: tuple[Clog, ...] = ()
+    sleeps: tuple[Sleep, ...] = ()
+    lags: tuple[Lag, ...] = ()
+    speed_changes: tuple[SpeedChange, ...] = ()
+    churn: Churn | None = None
     until_s: float = 3600.0
     """A run that has not ended by then is a failure."""
 
@@ -53,39 +66,71 @@ class Scenario:
             raise ConfigError(
                 f"Scenario: rounds = {self.rounds} and rate = {self.rate}: must be 1 or more, and in (0, 1]"
             )
+        if self.learns not in ("task", "light"):
+            raise ConfigError(f"Scenario.learns = {self.learns!r}: must be 'task' or 'light'")
+        if self.round_cost_s is not None and not self.round_cost_s >= 0:
+            raise ConfigError(f"Scenario.round_cost_s = {self.round_cost_s!r}: must be 0 or above")
+        if not self.until_s > 0:
+            raise ConfigError(f"Scenario.until_s = {self.until_s!r}: must be above 0")
         if len(self.speeds) > self.nodes or any(not speed > 0 for speed in self.speeds):
             raise ConfigError("Scenario.speeds: one positive number a node at most")
-        for name in ("crashes", "arrivals", "cuts"):
-            if len(getattr(self, name)) > FAULTS_MAX:
-                raise ConfigError(f"Scenario.{name}: {FAULTS_MAX} at most")
         self._check_faults()
 
     def _check_faults(self) -> None:
-        starts = self.starts_s()
-        if len(self.arrivals) != len({index for _, index in self.arrivals}):
+        for name in ("arrivals", "crashes", "clogs", "sleeps", "lags", "speed_changes"):
+            faults: Sequence[Arrival | Crash | Clog | Sleep | Lag | SpeedChange] = getattr(self, name)
+            if len(faults) > FAULTS_MAX:
+                raise ConfigError(f"Scenario.{name}: {FAULTS_MAX} at most")
+            if any(not 0 <= fault.node < self.nodes for fault in faults):
+                raise ConfigError(f"Scenario.{name}: of nodes 0 to {self.nodes - 1}")
+        if len(self.partitions) > FAULTS_MAX:
+            raise ConfigError(f"Scenario.partitions: {FAULTS_MAX} at most")
+        for partition in self.partitions:
+            if partition.parts > self.nodes or any(not 0 <= n < self.nodes for side in partition.sides for n in side):
+                raise ConfigError(f"Scenario.partitions: of nodes 0 to {self.nodes - 1}, at most a part a node")
+        if len(self.arrivals) != len({arrival.node for arrival in self.arrivals}):
             raise ConfigError("Scenario.arrivals: a node arrives once")
-        if any(not (0 <= index < self.nodes and at_s > starts[index]) for at_s, index in self.crashes):
-            raise ConfigError("Scenario.crashes: of nodes below `nodes`, after the start and their arrival")
-        if any(not (0 <= from_s < to_s and 1 <= size < self.nodes) for from_s, to_s, size in self.cuts):
-            raise ConfigError("Scenario.cuts: (from, to, k) with 0 <= from < to and 1 <= k < nodes")
+        self._check_lives()
+        for name, spans in (("sleeps", self.sleeps), ("lags", self.lags), ("clogs", self.clogs)):
+            _check_apart(name, [(span.node, span.from_s, span.to_s) for span in spans])
+
+    def _check_lives(self) -> None:
+        starts = self.starts_s()
+        if any(crash.at_s <= starts[crash.node] for crash in self.crashes):
+            raise ConfigError("Scenario.crashes: after the start of the node and its arrival")
+        never_s = float("inf")
+        lives = [(c.node, c.at_s, never_s if c.back_s is None else c.back_s) for c in self.crashes]
+        _check_apart("crashes", lives)
+        if self.churn is not None and self.crashes:
+            raise ConfigError("Scenario.crashes: not together with churn, which draws its own")
 
     def starts_s(self) -> list[float]:
         """When each node starts."""
         starts = [0.0] * self.nodes
-        for at_s, index in self.arrivals:
-            if not (0 <= index < self.nodes and at_s >= 0):
-                raise ConfigError("Scenario.arrivals: nodes below `nodes`, at a moment from 0 on")
-            starts[index] = at_s
+        for arrival in self.arrivals:
+            starts[arrival.node] = arrival.at_s
         return starts
 
     def speed(self, index: int) -> float:
-        """How fast this node's computer is."""
+        """How fast this node's computer is at first."""
         return self.speeds[index] if index < len(self.speeds) else 1.0
+
+
+def _check_apart(name: str, spans: list[tuple[int, float, float]]) -> None:
+    """Spans of one node must not overlap: of two that do, the end of one would end the other."""
+    ends: dict[int, float] = {}
+    for node, from_s, to_s in sorted(spans):
+        if from_s < ends.get(node, 0.0):
+            raise ConfigError(f"Scenario.{name}: two of node {node} overlap")
+        ends[node] = to_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """One node's run: `done` is None when it crashed. `model` is its sealed model, flat float32."""
+    """One node's run, all its lives together: `done` and `model` (sealed, flat float32) are of the last one.
+
+    `done` is None when it crashed and did not come back, or came back too late to find anybody.
+    """
 
     name: str
     done: Done | None
@@ -94,6 +139,8 @@ class Outcome:
     """When each of the reports was made."""
     warnings: tuple[WarningEvent, ...]
     model: Vector
+    lives: int = 1
+    """How often it started."""
 
     def warned(self, code: str) -> int:
         """How many warnings of that code the node gave."""
@@ -107,10 +154,12 @@ class Result:
     scenario: Scenario
     seed: int
     outcomes: tuple[Outcome, ...]
+    """By node."""
     trace_hash: str
     packets: int
     """Steps in the life of a packet: sent, lost, arrived and so on."""
     virtual_s: float
+    stats: Statistics
 
     def survivors(self) -> tuple[Outcome, ...]:
         """Those that reached their own end."""

@@ -47,3 +47,10 @@ def test_real_training_is_one_history_and_another_seed_another():
     assert one == again
     assert other[0] != one[0]
     assert [len(found) for found in (one, other)] == [2, 2]
+
+
+def test_every_fault_there_is_happens_alike_in_every_process():
+    one, again, other = printed("storm", 6, 30, [(3, "0"), (3, "4242"), (4, "0")])
+    assert one == again
+    assert other[0] != one[0]
+    assert [len(found) for found in (one, other)] == [2, 2]
