@@ -50,6 +50,8 @@ ONLY_IN = {
     "rich": ("app",),
     "click": ("app",),
     "platformdirs": ("app",),
+    "matplotlib": ("lab.figures",),
+    "ray": ("lab.engines",),
     "safetensors": ("store", "app.exporting"),
     "torch": ("core.training", "core.task", "core.sequential", "core.layers", "core.scaler", "core.data",
               "core.objectives", "zoo", "net.compute", "app"),

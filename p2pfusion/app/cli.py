@@ -147,20 +147,40 @@ def export(**options: Any) -> int:
 
 
 @commands.command(short_help="Run many nodes in virtual time.")
-@click.argument("name", metavar="NAME")
+@click.argument("name", metavar="NAME|FILE.toml|replay")
+@click.argument("file", metavar="[TRACE.jsonl]", required=False, type=click.Path(dir_okay=False, path_type=Path))
 @_options(
-    click.option("--nodes", type=click.IntRange(1, 256), default=16, show_default=True, help="How many."),
-    click.option("--rounds", type=click.IntRange(1, 100_000), default=50, show_default=True, help="When to end."),
-    click.option("--loss", type=values.SHARE, default="5%", show_default=True, help="Of messages that get lost."),
-    click.option("--latency", type=values.LATENCY, default="20ms", show_default=True, help="One way."),
-    click.option("--bandwidth", type=values.BANDWIDTH, default="100Mbit/s", show_default=True, help="Of a link."),
-    click.option("--seeds", type=click.IntRange(1, 10_000), default=1, show_default=True, help="How many runs."),
-    click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=None, help="Write a CSV there."),
+    click.option("--nodes", type=values.listed("n", values.parse_count(1, 256)), help="How many."),
+    click.option("--rounds", type=values.listed("n", values.parse_count(1, 100_000)), help="When to end."),
+    click.option("--half-life", type=values.listed("duration", values.parse_half_life),
+                 help="Of nodes, until they crash; inf: none does."),
+    click.option("--slow", type=values.listed("factor", values.parse_factor), help="How many times as slow node 0 is."),
+    click.option("--apart", type=values.listed("duration", values.parse_latency), help="How long partitions last."),
+    click.option("--loss", type=values.listed("share", values.parse_share), help="Of messages that get lost."),
+    click.option("--latency", type=values.listed("duration", values.parse_latency), help="One way."),
+    click.option("--bandwidth", type=values.listed("bandwidth", values.parse_bandwidth), help="Of a link."),
+    click.option("--slice", "rate", type=values.listed("rate", values.parse_rate), help="What one node trains."),
+    click.option("--algorithm", type=values.listed("name", values.parse_word), help="How slices are chosen."),
+    click.option("--task", type=values.listed("name", values.parse_word),
+                 help="digits, light (synthetic, costs nothing) or a TASK.py."),
+    click.option("--seed", type=values.FIRST_SEED, help="The first seed."),
+    click.option("--seeds", type=click.IntRange(1, 10_000), default=1, show_default=True, help="Runs of each."),
+    click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Write CSV, figure and traces there."),
+    click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
+                 help="Where the runs are done."),
+    click.option("--jobs", type=click.IntRange(1, 256), help="Processes at once.  [default: one per core]"),
 )  # fmt: skip
-@_TRAINING
 @_SPEECH
 def simulate(**options: Any) -> int:
-    """Run many nodes in virtual time, reproducible from one seed. NAME: latency."""
+    """Run many nodes in virtual time, reproducible from one seed.
+
+    NAME: churn, latency, partition, scale or stragglers; options left out are as it says. Several values between
+    commas are a sweep: every combination is run under every seed.
+
+    \b
+    p2pfusion simulate churn --half-life 10s,30s,inf --seeds 3 --out churn/
+    p2pfusion simulate replay churn/trace-30s-seed1.jsonl
+    """
     from p2pfusion.app.simulating import SimulateOptions, run_simulate
 
     return run_simulate(SimulateOptions(**options))

@@ -12,6 +12,8 @@ import logging
 import os
 import socket
 import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from p2pfusion.app.live import View
     from p2pfusion.app.output import DoneLine
     from p2pfusion.core.task import Prepared
+    from p2pfusion.node import Node
 
 EXIT_TIMEOUT = 8
 _HINT = (
@@ -125,7 +128,37 @@ async def _join(options: JoinOptions, prepared: Prepared, view: View) -> DoneLin
     )
     view.note(f"you are {name}; state is kept in {folder}; Ctrl-C leaves")
     session = Session(name, prepared.blueprint, view, _HINT)
-    return await follow(context, session, leave_on_eof=options.leave_on_eof)
+    return await follow(_telling(context, folder, goal, view), session, leave_on_eof=options.leave_on_eof)
+
+
+@asynccontextmanager
+async def _telling(
+    context: AbstractAsyncContextManager[Node], folder: Path, goal: Until, view: View
+) -> AsyncIterator[Node]:
+    """The node, after one line on what it goes on from, if its folder was not empty."""
+    from p2pfusion.store.folder import saved_runs
+
+    saved = saved_runs(folder)
+    async with context as node:
+        if (words := resumption(node.resumed_round, node.state.run_id, saved, goal)) is not None:
+            view.note(words)
+        yield node
+
+
+def resumption(resumed_round: int | None, run_id: bytes, saved: Mapping[bytes, int], goal: Until) -> str | None:
+    """What to say of what the state folder held: newest round saved by run id."""
+    if resumed_round is not None:
+        text = f"resumed from round {resumed_round} of this run"
+        if goal.rounds is not None and resumed_round >= goal.rounds:
+            text += ", where it was to end: choose a later --until rounds=N, or start anew with --fresh"
+        return text
+    others = [round_ for other, round_ in saved.items() if other != run_id]
+    if not others:
+        return None
+    return (
+        f"the state folder holds round {max(others)} of another run: this one starts anew; the old one is kept until "
+        "this one has been saved twice (p2pfusion export takes a copy)"
+    )
 
 
 def numeric_address(address: str, option: str) -> str:

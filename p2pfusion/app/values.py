@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -28,6 +28,14 @@ SWARM_BYTES_MAX = 64
 """As `RunConfig.swarm` allows."""
 DURATION_MAX_S = 366 * 86400.0
 """A year: longer is a typing mistake, and a loop's timer overflows far later."""
+
+
+FACTOR_MAX = 1e4
+"""A device ten thousand times slower than another never ends a round."""
+LIST_MAX = 100
+"""Values of one list; a figure shows far fewer."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +81,45 @@ def parse_share(text: str) -> float:
     if not 0 <= share <= 1:
         raise ValueError(f"{text!r} is not a share: write it like 50% or 0.5, from 0% to 100%")
     return share
+
+
+def parse_half_life(text: str) -> float:
+    """A duration, or `inf`: nobody ever fails."""
+    return math.inf if text.strip().lower() == "inf" else parse_duration(text)
+
+
+def parse_factor(text: str) -> float:
+    """A number of at least 1: how many times as long something takes."""
+    factor = float(text) if re.fullmatch(_NUMBER, text.strip()) else 0.0
+    if not 1 <= factor <= FACTOR_MAX:
+        raise ValueError(f"{text!r} is not a factor: write a number from 1 to {FACTOR_MAX:g}")
+    return factor
+
+
+def parse_count(low: int, high: int) -> Callable[[str], int]:
+    """A parser of whole numbers from `low` to `high`."""
+
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"\d{1,10}", text.strip()) or not low <= int(text) <= high:
+            raise ValueError(f"{text!r} is not a whole number from {low} to {high}")
+        return int(text)
+
+    return parse
+
+
+def parse_word(text: str) -> str:
+    """A name, of which it is found out later whether there is such a thing."""
+    if not text.strip():
+        raise ValueError("a name between commas is empty")
+    return text.strip()
+
+
+def parse_list(text: str, parse: Callable[[str], T]) -> tuple[T, ...]:
+    """One value or several, such as `10s,30s,inf`."""
+    parts = text.split(",")
+    if len(parts) > LIST_MAX:
+        raise ValueError(f"{len(parts)} values: {LIST_MAX} at most")
+    return tuple(parse(part) for part in parts)
 
 
 def parse_rate(text: str) -> float:
@@ -165,3 +212,9 @@ ADDRESS = Parsed("host:port", parse_address)
 BANDWIDTH = Parsed("bandwidth", parse_bandwidth)
 NAME = Parsed("name", parse_name)
 SWARM = Parsed("name", parse_swarm)
+FIRST_SEED = Parsed("n", lambda text: (parse_count(0, 2**32 - 1)(text),))
+
+
+def listed(name: str, parse: Callable[[str], Any]) -> Parsed:
+    """A type of one or several values between commas."""
+    return Parsed(f"{name},...", lambda text: parse_list(text, parse))

@@ -28,7 +28,7 @@ SHA256 = hashlib.sha256(b"".join(values.tobytes() for values in MODEL.values()))
 def save(folder: Path, round_index: int = 8) -> Path:
     with FolderStore(folder) as store:
         store.save_checkpoint(
-            Checkpoint(run_id=b"r" * 32, round=round_index, chain=b"c" * 32, weight=3, links=b"", model=dict(MODEL))
+            Checkpoint(run_id=b"r" * 32, round=round_index, chain=b"c" * 32, weight=3, model=dict(MODEL))
         )
     return folder
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from p2pfusion.app.joining import exit_status, farewell, numeric_address
+from p2pfusion.app.joining import exit_status, farewell, numeric_address, resumption
 from p2pfusion.app.output import DoneLine
 from p2pfusion.app.values import Until
 from p2pfusion.errors import UsageError
@@ -62,3 +62,23 @@ def test_names_are_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
     assert numeric_address("otter.local:7790", "--peer") == "192.168.1.40:7790"
     with pytest.raises(UsageError, match=r"--peer wren:1: nobody knows a computer named wren: give its IP address"):
         numeric_address("wren:1", "--peer")
+
+
+MINE, OTHER = b"m" * 32, b"o" * 32
+
+
+def test_a_node_says_what_it_goes_on_from() -> None:
+    assert resumption(None, MINE, {}, Until()) is None
+    assert resumption(37, MINE, {MINE: 37}, Until()) == "resumed from round 37 of this run"
+    assert resumption(37, MINE, {MINE: 37, OTHER: 50}, GOAL) == "resumed from round 37 of this run"
+    assert resumption(50, MINE, {MINE: 50}, GOAL) == (
+        "resumed from round 50 of this run, where it was to end: "
+        "choose a later --until rounds=N, or start anew with --fresh"
+    )
+
+
+def test_a_node_says_that_the_folder_holds_another_run() -> None:
+    text = resumption(None, MINE, {OTHER: 12}, GOAL)
+    assert text is not None
+    assert "round 12 of another run: this one starts anew; the old one is kept until" in text
+    assert resumption(None, MINE, {MINE: 3}, GOAL) is None, "a damaged one of this run is told elsewhere"

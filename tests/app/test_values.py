@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -117,3 +118,40 @@ def test_no_text_makes_a_parser_raise_anything_else(text: str) -> None:
     for parse in {parse: None for parse, _, _ in WRONG}:
         with suppress(ValueError):
             parse(text)
+
+
+# -- sweeps -----------------------------------------------------------------------------------------------------------
+
+
+def test_lists_are_values_between_commas() -> None:
+    assert values.parse_list("10s,30s,inf", values.parse_half_life) == (10.0, 30.0, math.inf)
+    assert values.parse_list("0%, 5%", values.parse_share) == (0.0, 0.05)
+    assert values.parse_list("4", values.parse_count(1, 8)) == (4,)
+    assert values.parse_list(" msfusion,full", values.parse_word) == ("msfusion", "full")
+
+
+def test_a_list_as_long_as_may_be_and_one_longer() -> None:
+    text = ",".join(["1"] * values.LIST_MAX)
+    assert len(values.parse_list(text, values.parse_count(1, 8))) == values.LIST_MAX
+    with pytest.raises(ValueError, match="101 values: 100 at most"):
+        values.parse_list(text + ",1", values.parse_count(1, 8))
+
+
+@pytest.mark.parametrize("text", ["0", "0.99", "10001", "-2", "x", "", "nan", "inf"])
+def test_factors_begin_at_one_and_end(text: str) -> None:
+    assert values.parse_factor("1") == 1.0
+    assert values.parse_factor("10000") == values.FACTOR_MAX
+    with pytest.raises(ValueError, match="is not a factor"):
+        values.parse_factor(text)
+
+
+@pytest.mark.parametrize("text", ["0", "9", "-1", "1.5", "", "x", "99999999999"])
+def test_counts_are_whole_and_within_their_range(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a whole number from 1 to 8"):
+        values.parse_count(1, 8)(text)
+
+
+@pytest.mark.parametrize("text", ["0", "0s", "-inf", "forever", ""])
+def test_a_half_life_is_a_duration_or_infinite(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a length of time"):
+        values.parse_half_life(text)
