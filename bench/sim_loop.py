@@ -2,8 +2,8 @@
 
     python bench/sim_loop.py [--nodes 64] [--calls 200] [--loss 0.02] [--repeats 3]
 
-A call is two packets (request and reply), one handler task and three timers. Prints the best of the repeats, with the
-virtual time covered, as one line of JSON.
+A call is two packets (request and reply), one handler task and four timers. Prints the best of the repeats by processor
+time, which a busy machine changes less than the clock, and the virtual time covered, as one line of JSON.
 """
 
 from __future__ import annotations
@@ -55,17 +55,18 @@ def main() -> None:
     options = parser.parse_args()
     taken_s, virtual_s = float("inf"), 0.0
     for _ in range(options.repeats):
-        began_s = time.perf_counter()
+        began_s = time.process_time()
         virtual_s = run(swarm(options.nodes, options.calls, options.loss))
-        taken_s = min(taken_s, time.perf_counter() - began_s)
+        taken_s = min(taken_s, time.process_time() - began_s)
     calls = options.nodes * options.calls
     result = {
         "nodes": options.nodes,
         "calls": calls,
         "loss": options.loss,
-        "seconds": round(taken_s, 3),
+        "cpu_s": round(taken_s, 3),
         "virtual_s": round(virtual_s, 2),
         "calls_per_s": round(calls / taken_s),
+        "packets_per_s": round(2 * calls / taken_s),
         "python": platform.python_version(),
     }
     print(json.dumps(result))

@@ -19,7 +19,7 @@ from p2pfusion.config import NodeConfig
 pytestmark = pytest.mark.e2e
 
 WAIT_S = 150.0
-SUSPICION_S = NodeConfig().gossip.dead_s
+SUSPICION_S = NodeConfig().gossip.suspicion_s
 ROUND_S = 1.0
 """More than a round of digits takes on a busy machine, training and pace together."""
 ROUND_FIELDS = {"round", "loss", "share", "heard", "missing", "patience_s", "bytes_sent", "bytes_received", "head"}
