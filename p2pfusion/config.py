@@ -53,6 +53,8 @@ SETTINGS_MAX = 32
 PARAMETERS_MAX = 1024
 """Lines of a run's description; what does not fit is still covered by the fingerprint."""
 DESCRIPTION_TEXT_BYTES_MAX = 256
+ROUND_MAX = 1 << 48
+"""Of a sealed round: what follows it must still be told in an integer of 53 bits."""
 LINKS_KEPT_MAX = 4096
 GRAFTS_KEPT_MAX = 256
 """Counted grafts a chain remembers by key: one for the same fork could count again only after 256 others."""

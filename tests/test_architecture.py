@@ -46,7 +46,7 @@ ONLY_IN = {
     "aiohttp": ("net",),
     "zeroconf": ("net",),
     "ifaddr": ("net",),
-    "msgpack": ("wire.codec",),
+    "msgpack": ("wire.packing",),
     "rich": ("app",),
     "click": ("app",),
     "platformdirs": ("app",),

@@ -8,14 +8,19 @@ waiting for anybody: state files are replaced atomically, so nothing on disk can
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
-from collections.abc import Callable
-from contextlib import suppress
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from time import perf_counter
 from types import FrameType, TracebackType
 from typing import Any
 
 HARD_EXIT_STATUS = 130
+SAME_S = 1.0
+"""Real seconds within which a second signal is the first once more: `timeout` sends it to a process and its group."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -65,3 +70,41 @@ def terminate_like_interrupt() -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, raise_interrupt)
+
+
+@contextmanager
+def interrupted_once() -> Iterator[None]:
+    """For a command that runs loops, but none to hand a callback to: while entered, the first signal raises
+    KeyboardInterrupt, those that follow at once do nothing, a later one ends the process.
+
+    What a loop that is broken off in its middle says while it falls apart is kept from the terminal, and whoever was
+    interrupted leaves this with the end of the process: finalizers would only say more.
+    """
+    first_s: float | None = None
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal first_s
+        if first_s is not None:
+            if perf_counter() - first_s >= SAME_S:
+                os._exit(HARD_EXIT_STATUS)
+            return
+        first_s = perf_counter()
+        sys.unraisablehook = _say_nothing
+        logging.disable()
+        raise KeyboardInterrupt
+
+    previous = {number: signal.signal(number, handle) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        if first_s is not None:
+            for stream in (sys.stdout, sys.stderr):
+                with suppress(OSError, ValueError):
+                    stream.flush()
+            os._exit(HARD_EXIT_STATUS)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _say_nothing(unraisable: object) -> None:
+    """As `sys.unraisablehook`."""

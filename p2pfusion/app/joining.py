@@ -12,7 +12,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from p2pfusion import __version__
 from p2pfusion.app.interrupts import HARD_EXIT_STATUS, terminate_like_interrupt
 from p2pfusion.app.values import Part, Until
 from p2pfusion.errors import TrainingError, UsageError
+from p2pfusion.store.keeping import FOREIGN_RUNS_KEPT
 
 if TYPE_CHECKING:
     from p2pfusion.app.live import View
@@ -136,28 +137,37 @@ async def _telling(
     context: AbstractAsyncContextManager[Node], folder: Path, goal: Until, view: View
 ) -> AsyncIterator[Node]:
     """The node, after one line on what it goes on from, if its folder was not empty."""
-    from p2pfusion.store.folder import saved_runs
+    from p2pfusion.store.folder import saved_runs, set_aside
 
-    saved = saved_runs(folder)
+    saved, before = saved_runs(folder), _names(folder)
     async with context as node:
-        if (words := resumption(node.resumed_round, node.state.run_id, saved, goal)) is not None:
+        damaged = [name for name in set_aside(folder) if name.removesuffix(".damaged") in before]
+        if (words := resumption(node.resumed_round, node.state.run_id, saved, goal, damaged)) is not None:
             view.note(words)
         yield node
 
 
-def resumption(resumed_round: int | None, run_id: bytes, saved: Mapping[bytes, int], goal: Until) -> str | None:
-    """What to say of what the state folder held: newest round saved by run id."""
+def _names(folder: Path) -> frozenset[str]:
+    return frozenset(path.name for path in folder.glob("checkpoint-*.safetensors"))
+
+
+def resumption(
+    resumed_round: int | None, run_id: bytes, saved: Mapping[bytes, int], goal: Until, damaged: Sequence[str] = ()
+) -> str | None:
+    """What to say of what the state folder held: newest round saved by run id; files found damaged at this start."""
     if resumed_round is not None:
         text = f"resumed from round {resumed_round} of this run"
         if goal.rounds is not None and resumed_round >= goal.rounds:
             text += ", where it was to end: choose a later --until rounds=N, or start anew with --fresh"
         return text
     others = [round_ for other, round_ in saved.items() if other != run_id]
+    if damaged:
+        return f"what the state folder held of this run is damaged (see {', '.join(damaged)}): this one starts anew"
     if not others:
         return None
     return (
-        f"the state folder holds round {max(others)} of another run: this one starts anew; the old one is kept until "
-        "this one has been saved twice (p2pfusion export takes a copy)"
+        f"the state folder holds round {max(others)} of another run: this one starts anew beside it; of each of the "
+        f"last {FOREIGN_RUNS_KEPT} other runs the newest checkpoint is kept (--fresh deletes them)"
     )
 
 

@@ -6,23 +6,19 @@ virtual time passes is `sim`'s business; which scenarios there are, `sim.loading
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
-import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from p2pfusion.app.interrupts import terminate_like_interrupt
-from p2pfusion.app.words import percent
+from p2pfusion.app.interrupts import HARD_EXIT_STATUS, interrupted_once
+from p2pfusion.app.runs import plan_words, print_table, runs_words, say_run
 from p2pfusion.errors import UsageError
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from p2pfusion.app.progress import Meter
     from p2pfusion.lab.engines import Say
     from p2pfusion.lab.knobs import Order, Value
@@ -32,8 +28,6 @@ if TYPE_CHECKING:
 
 EXIT_BAD = 1
 """A run ended without agreement, or broke an invariant."""
-PIPE_COLUMNS = 160
-"""Width of a table that no terminal limits."""
 REPLAY = "replay"
 LIGHT = "light"
 
@@ -92,7 +86,19 @@ def orders_of(options: SimulateOptions) -> tuple[Order, ...]:
             f"no scenario is named {options.name!r}: choose one of {', '.join(names())}, or give a file that ends "
             "in .toml"
         )
-    return expand(order_of(scenario), chosen_by(options), options.seeds)
+    orders = expand(order_of(scenario), chosen_by(options), options.seeds)
+    _check_tasks(orders)
+    return orders
+
+
+def _check_tasks(orders: Sequence[Order]) -> None:
+    """Names only: a task file is run where its nodes are. Raises `TaskError`."""
+    from p2pfusion.app.tasks import find_task
+
+    seeds = {order.task: order.scenario.run.seed for order in orders if order.scenario.learns != LIGHT}
+    for name, seed in seeds.items():
+        if not name.endswith(".py"):
+            find_task(name, seed)
 
 
 def command_of(options: SimulateOptions) -> str:
@@ -113,8 +119,7 @@ def run_simulate(options: SimulateOptions) -> int:
     """Do the runs, or replay one; returns 0 if in every run all nodes agreed and no invariant was violated."""
     from p2pfusion.app.progress import choose_meter
 
-    terminate_like_interrupt()
-    with closing(choose_meter(os.environ, quiet=options.quiet)) as meter:
+    with interrupted_once(), closing(choose_meter(os.environ, quiet=options.quiet)) as meter:
         if options.name == REPLAY:
             from p2pfusion.app.replaying import run_replay
 
@@ -123,26 +128,56 @@ def run_simulate(options: SimulateOptions) -> int:
 
 
 def _sweep(options: SimulateOptions, meter: Meter) -> int:
-    from p2pfusion.lab.traces import result_of
-    from p2pfusion.lab.writing import Folder, trace_names
+    from p2pfusion.lab.writing import Folder
 
     orders = orders_of(options)
     folder = None if options.out is None else Folder(options.out)
-    names = trace_names(orders)
-    meter.start([order.scenario.rounds for order in orders])
-    rows: list[Simulated] = []
-    with closing(_in_order(_results(options, orders, meter), meter)) as traces:
-        for number, trace in enumerate(traces):
-            rows.append(result_of(trace))
-            if folder is not None:
-                folder.write(names[number], trace)
-            say_run(options, rows[-1])
+    rows: dict[int, Simulated] = {}
+    try:
+        _do_runs(options, orders, folder, rows, meter)
+    except KeyboardInterrupt:
+        pass  # what is done is told and written like a whole sweep
+    finally:
+        if folder is not None and not rows:
+            folder.discard()
     meter.close()
+    done = {number: rows[number] for number in sorted(rows)}
+    gap = next(number for number in range(len(orders) + 1) if number not in rows)
+    for number in done:
+        if number > gap:  # had to wait for one that will not come
+            say_run(options, done[number])
     if len(rows) > 1 and not options.json and not options.quiet:
-        _print_table(rows)
-    if folder is not None:
-        _write(options, orders, rows, folder, meter)
-    return 0 if all(row.is_good for row in rows) else EXIT_BAD
+        print_table(list(done.values()))
+    if folder is not None and rows:
+        _write(options, orders, done, folder, meter)
+    if len(rows) < len(orders):
+        written = "" if folder is None or not rows else f", written to {folder.path}"
+        meter.note(f"interrupted: {len(rows)} of {runs_words(len(orders))} done{written}")
+        return HARD_EXIT_STATUS
+    return 0 if all(row.is_good for row in rows.values()) else EXIT_BAD
+
+
+def _do_runs(
+    options: SimulateOptions, orders: Sequence[Order], folder: Folder | None, rows: dict[int, Simulated], meter: Meter
+) -> None:
+    """Fill `rows` by the number of the run; a trace is written when its run ends, a line said in the order of runs."""
+    from p2pfusion.lab.traces import result_of
+    from p2pfusion.lab.writing import trace_names
+
+    names, said = trace_names(orders), 0
+    with closing(_results(options, orders, meter)) as results:
+        meter.note(plan_words(options, orders))
+        meter.start([order.scenario.rounds for order in orders])
+        for number, trace in results:
+            meter.finished(number)
+            if folder is not None:
+                if not rows:
+                    folder.clear()
+                folder.write(names[number], trace)
+            rows[number] = result_of(trace)
+            while said in rows:
+                say_run(options, rows[said])
+                said += 1
 
 
 def _results(options: SimulateOptions, orders: Sequence[Order], meter: Meter) -> Generator[tuple[int, str], None, None]:
@@ -154,19 +189,6 @@ def _results(options: SimulateOptions, orders: Sequence[Order], meter: Meter) ->
     if options.engine == "ray":
         return engines.on_ray(texts, work, meter.told, engines.find_ray())
     return engines.local(texts, work, meter.told, options.jobs or engines.default_jobs(len(texts)))
-
-
-def _in_order(results: Generator[tuple[int, str], None, None], meter: Meter) -> Generator[str, None, None]:
-    """The traces by their number, each as soon as all before it are there; closing this closes `results`."""
-    early: dict[int, str] = {}
-    count = 0
-    with closing(results):
-        for number, trace in results:
-            meter.finished(number)
-            early[number] = trace
-            while count in early:
-                yield early.pop(count)
-                count += 1
 
 
 def work(text: str, say: Say) -> str:
@@ -201,75 +223,29 @@ def learner_of(order: Order) -> Learner:
     return learner
 
 
-def say_run(options: SimulateOptions, row: Simulated) -> None:
-    """One run: an object for scripts, a line for people, nothing with -q."""
-    from p2pfusion.app.output import VERSION
-    from p2pfusion.lab.results import row_json
-    from p2pfusion.lab.sweeps import setting_texts
-
-    if options.json:
-        value = {"v": VERSION, "event": "simulated", **row_json(row)}
-        sys.stdout.write(json.dumps(value, allow_nan=False, separators=(",", ":")) + "\n")
-    elif not options.quiet:
-        varied = "".join(f"{text}, " for text in setting_texts(row.settings).values())
-        sys.stdout.write(f"{varied}seed {row.seed}: {_run_words(row)}\n")
-    sys.stdout.flush()
-
-
-def _run_words(row: Simulated) -> str:
-    if row.failure is not None:
-        return f"FAILED: {row.failure}"
-    end = f"all agree on {row.model_sha256[:16]}" if row.model_sha256 else "the nodes DISAGREE"
-    return (
-        f"{row.nodes} nodes, {row.rounds} rounds in {row.virtual_s or 0:.1f} virtual s, "
-        f"accuracy {percent(row.accuracy)}, {end}, trace {(row.trace_hash or '-')[:16]}"
-    )
-
-
-def _print_table(rows: Sequence[Simulated]) -> None:
-    """Without the ranges where the terminal is too narrow for them."""
-    from rich.console import Console
-
-    console = Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else PIPE_COLUMNS)
-    table = _table(rows, has_range=True)
-    if console.measure(table, options=console.options.update_width(PIPE_COLUMNS)).minimum > console.width:
-        table = _table(rows, has_range=False)
-    console.print(table)
-
-
-def _table(rows: Sequence[Simulated], *, has_range: bool) -> Table:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    from p2pfusion.lab.tables import headings, table_rows
-
-    caption = "mean over the seeds" + (" (least-greatest)" if has_range else "")
-    table = Table(box=SIMPLE_HEAD, caption=caption, caption_justify="left", padding=(0, 1, 0, 0))
-    lines = table_rows(rows, has_range=has_range)
-    for name, *cells in zip(headings(rows), *lines, strict=True):
-        # Headings wrap between words, numbers nowhere.
-        width = max(len(text) for text in [*name.split(), *cells])
-        table.add_column(name, justify="right", min_width=width)
-    for cells in lines:
-        table.add_row(*cells)
-    return table
-
-
 def _write(
-    options: SimulateOptions, orders: Sequence[Order], rows: Sequence[Simulated], folder: Folder, meter: Meter
+    options: SimulateOptions, orders: Sequence[Order], done: Mapping[int, Simulated], folder: Folder, meter: Meter
 ) -> None:
-    """Everything besides the traces, which are there already."""
+    """Everything besides the traces, which are there already; no figure of an interrupted sweep: nobody waits for it.
+
+    `done`: rows by the number of the run.
+    """
     from p2pfusion.lab.sweeps import swept
     from p2pfusion.lab.traces import versions
     from p2pfusion.lab.writing import NO_FIGURE, readme, title_of, trace_names
 
-    traces, title = trace_names(orders), title_of(orders)
+    names, rows, title = trace_names(orders), list(done.values()), title_of(orders)
+    is_whole, traces = len(done) == len(orders), [names[number] for number in done]
+    if not is_whole:
+        title += f" (interrupted: {len(done)} of {runs_words(len(orders))} done)"
     folder.write_csv(rows, swept(chosen_by(options)))
-    has_figure = folder.write_figure(rows, title, traces)
+    has_figure = is_whole and folder.write_figure(rows, title, traces)
     text = readme(
         rows, title=title, command=command_of(options), versions=versions(), traces=traces, has_figure=has_figure
     )
     folder.write("README.md", text)
+    if not is_whole:
+        return
     if not has_figure:
         meter.note(NO_FIGURE)
     if not options.quiet:

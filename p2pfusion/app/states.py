@@ -91,6 +91,9 @@ def newest_folder(root: Path) -> tuple[Path, int]:
         for path in sorted(root.glob(depth + _CHECKPOINTS)):
             if not path.parent.name.startswith("."):
                 ages[path.parent] = max(ages.get(path.parent, 0.0), path.stat().st_mtime)
+    damaged = sorted(f"{path}" for depth in ("", "*/", "*/*/") for path in root.glob(f"{depth}{_CHECKPOINTS}.damaged"))
+    if not ages and damaged:
+        raise StoreError(f"nothing to export in {root}: all that was saved is damaged ({', '.join(damaged)})")
     if not ages:
         raise StoreError(f"nothing to export in {root}: run `p2pfusion join` first, or name a folder with --state")
     return max(ages, key=lambda folder: ages[folder]), len(ages)

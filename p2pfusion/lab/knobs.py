@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
+from p2pfusion.algorithms.presets import PRESETS
 from p2pfusion.errors import UsageError
 from p2pfusion.sim.scenario import Learns, Scenario
 
@@ -82,12 +83,14 @@ def _turn_nodes(order: Order, value: Value) -> Order:
 
 
 def _turn_rounds(order: Order, value: Value) -> Order:
-    """A churn's end moves with the number of rounds, so that the same share of the run is calm at its end."""
+    """A churn's end and partitions move with the number of rounds: the same share of the run is calm at its end."""
     scenario, rounds = order.scenario, int(value)
-    churn = scenario.churn
+    churn, partitions, part = scenario.churn, scenario.partitions, rounds / scenario.rounds
+    if rounds > 0:
+        partitions = tuple(replace(one, from_s=one.from_s * part, to_s=one.to_s * part) for one in partitions)
     if churn is not None and rounds > 0:
-        churn = replace(churn, to_s=max(churn.to_s * rounds / scenario.rounds, math.nextafter(churn.from_s, math.inf)))
-    return replace(order, scenario=replace(scenario, rounds=rounds, churn=churn))
+        churn = replace(churn, to_s=max(churn.to_s * part, math.nextafter(churn.from_s, math.inf)))
+    return replace(order, scenario=replace(scenario, rounds=rounds, churn=churn, partitions=partitions))
 
 
 def _turn_half_life(order: Order, value: Value) -> Order:
@@ -119,6 +122,16 @@ def _turn_task(order: Order, value: Value) -> Order:
     return replace(order, task=str(value), scenario=replace(order.scenario, learns=learns))
 
 
+def _turn_algorithm(order: Order, value: Value) -> Order:
+    """Comes after the task: the light learner has no algorithm that could be chosen."""
+    name = str(value)
+    if name not in PRESETS:
+        raise UsageError(f"unknown algorithm {name!r}: choose one of {', '.join(PRESETS)}")
+    if order.scenario.learns == "light":
+        raise UsageError("--algorithm goes with real training only: leave it out, or give --task digits")
+    return replace(order, algorithm=name)
+
+
 def _turn_seed(order: Order, value: Value) -> Order:
     """The first seed of chance, and the run's own, which gives the model its start and splits the data."""
     run = replace(order.scenario.run, seed=int(value))
@@ -131,7 +144,7 @@ KNOBS: Mapping[str, Knob] = MappingProxyType(
         "rounds": Knob(label="rounds", turn=_turn_rounds),
         "rate": Knob(label="slice", turn=_turn_rate, text=share_text),
         "task": Knob(label="task", turn=_turn_task),
-        "algorithm": Knob(label="algorithm", turn=lambda order, value: replace(order, algorithm=str(value))),
+        "algorithm": Knob(label="algorithm", turn=_turn_algorithm),
         "loss": Knob(label="messages lost", turn=_link_knob("loss"), text=share_text),
         "latency": Knob(label="one-way latency", turn=_link_knob("latency_s"), text=duration_text),
         "bandwidth": Knob(label="bandwidth", turn=_link_knob("bandwidth_bytes_per_s"), text=_bandwidth_text),
@@ -141,4 +154,4 @@ KNOBS: Mapping[str, Knob] = MappingProxyType(
         "seed": Knob(label="seed", turn=_turn_seed),
     }
 )
-"""In the order in which they are turned and shown: rounds move the end of the churn that `half_life` then shapes."""
+"""In the order in which they are turned and shown: rounds move the faults that `half_life` and `apart` then shape."""

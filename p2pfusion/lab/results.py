@@ -45,6 +45,7 @@ COLUMNS: Mapping[str, str] = {
     "agreed_s": "virtual seconds from the last fault until all who live stood on one chain",
     "bytes_per_node_round": "bodies of requests and replies sent, per node and round",
     "agreed": "whether all who ended have one model and one chain",
+    "ended_apart": "whether a node ended while a partition still stood: no agreement is to be expected then",
     "failure": "why the run did not end, such as a violated invariant; empty if it did",
     "model_sha256": "of the final model, if all agree",
     "trace_hash": "of every packet and event with its virtual time: equal hashes, equal histories",
@@ -83,6 +84,7 @@ class Simulated:
     agreed_s: float | None = None
     bytes_per_node_round: int | None = None
     agreed: bool = False
+    ended_apart: bool = False
     failure: str | None = None
     model_sha256: str | None = None
     trace_hash: str | None = None
@@ -115,6 +117,7 @@ def row_of(order: Order, result: Result) -> Simulated:
         durable_share=_tidy(stats.durable_share),
         bytes_per_node_round=_traffic(result),
         agreed=agreed,
+        ended_apart=_ended_apart(result),
         model_sha256=result.model_hashes[0] if agreed else None,
         trace_hash=result.trace_hash,
         **{name: _tidy(getattr(stats, name)) for name in _COUNTED},
@@ -159,6 +162,12 @@ def _round_s(outcomes: Iterable[Outcome]) -> float | None:
         for earlier, later in zip(outcome.reported_s, outcome.reported_s[1:], strict=False)
     ]
     return _tidy(float(median(gaps))) if gaps else None
+
+
+def _ended_apart(result: Result) -> bool:
+    """Whether somebody's last round fell into a partition."""
+    ends = [outcome.reported_s[-1] for outcome in result.survivors() if outcome.reported_s]
+    return any(one.from_s <= end_s < one.to_s for one in result.scenario.partitions for end_s in ends)
 
 
 def _training_loss(result: Result) -> float | None:

@@ -44,6 +44,10 @@ MakeLearner = Callable[[Order], Learner]
 """From an order to what each node learns. Raises `TaskError` for a task that is not known."""
 
 
+class NoTrace(ConfigError):
+    """A text that is not the trace of a run."""
+
+
 # -- orders -----------------------------------------------------------------------------------------------------------
 
 
@@ -53,11 +57,16 @@ def order_text(order: Order) -> str:
 
 
 def order_from(text: str) -> Order:
-    """The order in a line that `order_text` wrote, or in the first line of a trace. Raises `ConfigError`."""
+    """The order in a line that `order_text` wrote, or in the first line of a trace.
+
+    Raises `NoTrace`, and `ConfigError` for a trace of another version, naming what is different.
+    """
     try:
         value = json.loads(text)
-        if value["event"] != "run" or value["v"] != FORMAT:
-            raise ConfigError(f"not the trace of a run, or of another version than {FORMAT}")
+        if value["event"] != "run":
+            raise NoTrace("not the trace of a run")
+        if value["v"] != FORMAT:
+            raise ConfigError(f"v = {value['v']!r}: must be {FORMAT}, the version of traces that this p2pfusion reads")
         return Order(
             scenario=from_table(value["scenario"], "trace"),
             seed=value["seed"],
@@ -66,7 +75,7 @@ def order_from(text: str) -> Order:
             settings={name: math.inf if one == "inf" else one for name, one in value["settings"].items()},
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"not the trace of a run ({error})") from error
+        raise NoTrace(f"not the trace of a run ({error})") from error
 
 
 def _order_json(order: Order) -> dict[str, Any]:
@@ -213,3 +222,16 @@ def differences(before: Simulated, after: Simulated) -> list[str]:
     names = dict.fromkeys(["trace_hash", "model_sha256", *(item.name for item in fields(Simulated))])
     pairs = [(name, getattr(before, name), getattr(after, name)) for name in names]
     return [f"{name} was {first}, is {second}" for name, first, second in pairs if first != second]
+
+
+def event_differences(before: str, after: str) -> list[str]:
+    """The first line between order and result in which two traces differ. Where in our code a bug was is no event."""
+    first, second = _events(before), _events(after)
+    if len(first) != len(second):
+        return [f"it has {len(first)} events, the replay {len(second)}"]
+    pairs = enumerate(zip(first, second, strict=True), start=2)
+    return next(([f"line {number} is another event"] for number, (one, other) in pairs if one != other), [])
+
+
+def _events(trace: str) -> list[str]:
+    return [line for line in trace.splitlines()[1:-1] if not line.startswith('{"event":"error"')]

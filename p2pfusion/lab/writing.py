@@ -7,9 +7,10 @@ caller; this module runs nothing.
 from __future__ import annotations
 
 import csv
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from p2pfusion.errors import StoreError
@@ -21,6 +22,8 @@ from p2pfusion.lab.sweeps import points, setting_texts
 from p2pfusion.lab.tables import headings, table_rows
 
 NO_FIGURE = "no figure: pip install 'p2pfusion[plot]'"
+TRACE_HEAD = b'{"v":1,"event":"run",'
+"""How a trace begins: a file of that name that does not is somebody else's."""
 _UNSAFE = re.compile(r"[^A-Za-z0-9.%=+-]+")
 
 
@@ -29,8 +32,40 @@ class Folder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._made = [folder for folder in (path, *path.parents) if not folder.exists()]
         with self._writing(path):
             path.mkdir(parents=True, exist_ok=True)
+
+    def discard(self) -> None:
+        """Take away again what was made for this sweep, if nothing is in it."""
+        for folder in self._made:
+            with suppress(OSError):
+                folder.rmdir()
+
+    def clear(self) -> None:
+        """Take away what an earlier sweep wrote, and nothing else: results of two sweeps do not stand side by side."""
+        with self._writing(self.path):
+            for name in self._earlier():
+                (self.path / name).unlink(missing_ok=True)
+
+    def _earlier(self) -> list[str]:
+        """The files of the sweep whose results.csv is here: none without that, or where it is not ours."""
+        results = self.path / "results.csv"
+        if not results.is_file():
+            return []
+        with results.open(encoding="utf-8", errors="replace", newline="") as text:
+            rows = csv.DictReader(text)
+            if not frozenset(rows.fieldnames or ()) >= {"name", "seed", "trace_hash"}:
+                return []
+            stems = {_UNSAFE.sub("-", row["name"] or "") for row in rows}
+        figures = [stem + suffix for stem in sorted(stems) for suffix in (".png", ".svg")]
+        return ["results.csv", "README.md", *figures, *filter(self._is_trace, sorted(os.listdir(self.path)))]
+
+    def _is_trace(self, name: str) -> bool:
+        if name != "trace.jsonl" and not (name.startswith("trace-") and name.endswith(".jsonl")):
+            return False
+        with (self.path / name).open("rb") as file:
+            return file.read(len(TRACE_HEAD)) == TRACE_HEAD
 
     @contextmanager
     def _writing(self, path: Path) -> Iterator[None]:

@@ -16,6 +16,8 @@ from p2pfusion.wire.messages import FLOOR_NEVER, Contribution, ContributionId, G
 
 REJECTED_MAX = 4096
 """Ids not worth asking for again: refused by the gate, or too late."""
+ACCUSED_MAX = 64
+"""Peers told of for publishing two contributions to one round; so many copies say enough, and more stay untold."""
 
 
 class Admitting:
@@ -27,6 +29,7 @@ class Admitting:
         self._pass_on = pass_on
         self._rejected: dict[ContributionId, int] = {}
         """Ids not worth asking for while the tip is at this round or above: 0 for ever, or the sealed one."""
+        self._accused: dict[PeerId, None] = {}
 
     def absorb(self, message: Gossip) -> None:
         """What a member of my run says it made, brings or holds."""
@@ -79,10 +82,12 @@ class Admitting:
         state = self._state
         reason = judge(manifest, state.blueprint, state.config.run)
         wanted = id_ in state.needed
-        if state.is_full and not wanted:
-            return False  # for now: it may be offered again
+        if state.is_full and not wanted and manifest.round > state.ledger.tip.round + 1:
+            state.wanted.done(id_)  # for now: it may be offered again
+            return False
         if reason is None and self._add(id_, manifest, wanted=wanted):
-            self._pass_on(id_)
+            if manifest.round > state.ledger.tip.round:  # what is fetched for a link is old news
+                self._pass_on(id_)
             return True
         if reason is not None:
             state.warn("refused-contribution", f"peer {manifest.peer.hex()[:8]} sent a contribution refused: {reason}")
@@ -101,12 +106,21 @@ class Admitting:
         proofs = ledger.equivocations_count
         is_kept = ledger.add(id_, manifest, state.now_s(), wanted=wanted) is not None
         if ledger.equivocations_count > proofs:
-            state.warn(
-                "equivocation",
-                f"peer {manifest.peer.hex()[:8]} published two different contributions to round {manifest.round}: "
-                "the smaller id counts, for everybody; nobody who runs this program does that",
-            )
+            self._tell_of_rivals(manifest)
         return is_kept
+
+    def _tell_of_rivals(self, manifest: Contribution) -> None:
+        """Once for each peer: a copied node does it every round."""
+        if manifest.peer in self._accused or len(self._accused) >= ACCUSED_MAX:
+            return
+        self._accused[manifest.peer] = None
+        known = self._state.membership.report_of(manifest.peer)
+        name = "" if known is None else f" ({known.name})"
+        self._state.warn(
+            "equivocation",
+            f"peer {manifest.peer.hex()[:8]}{name} published two different contributions to round {manifest.round}: "
+            "the smaller id counts, for everybody; probably its state folder was copied",
+        )
 
     def _is_rejected(self, id_: ContributionId) -> bool:
         """A switch to a shorter chain opens rounds again, and with them what came too late for mine."""

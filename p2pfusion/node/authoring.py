@@ -185,8 +185,9 @@ class Authoring:
     def resume(self, mine: Mapping[int, Mine], residual: Vector | None, doubtful: tuple[int, ...]) -> None:
         """Go on from what the disk gave back; its residual waits until nothing is in doubt."""
         self._mine = dict(mine)
-        if residual is not None:
-            self._doubts = Doubts(doubtful, residual)
+        if residual is not None or doubtful:
+            zeros = np.zeros(self._state.blueprint.size, np.float32)
+            self._doubts = Doubts(doubtful, zeros if residual is None else residual)
         self.balance()
 
     def adopt(self, entry: Entry) -> None:

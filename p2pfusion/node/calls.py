@@ -56,7 +56,7 @@ class Calls:
             except RemoteError as error:
                 failure = error
                 continue
-            if len(self._good) < PEERS_MAX:
+            if peer in self._good or len(self._good) < PEERS_MAX:
                 self._good[peer] = address
             return reply
         raise failure

@@ -21,7 +21,7 @@ from p2pfusion.node.decoding import counting_of, folded
 from p2pfusion.node.gathering import Gathering, Gone
 from p2pfusion.node.grafting import Grafting
 from p2pfusion.node.pull import Pull
-from p2pfusion.node.resuming import CHECKPOINT_S, capture
+from p2pfusion.node.resuming import CHECKPOINT_MIN_S, capture
 from p2pfusion.node.snapshots import Kept, Snapshots
 from p2pfusion.node.state import State
 from p2pfusion.node.switching import Switching
@@ -46,14 +46,14 @@ class Chain:
         self._switching = Switching(state, pull, self._gathering, kept, grafting)
         self._shunned_until_s: dict[tuple[PeerId, bytes], float] = {}
         self.last_seal_s = 0.0
-        self._saved_s = 0.0
+        self._save_due_s = 0.0
 
     async def run(self) -> None:
-        self._saved_s = self._state.now_s()
+        self._save_due_s = self._state.now_s() + CHECKPOINT_MIN_S
         while True:
             await self._state.bells["chain"].wait(self._state.config.gossip.gossip_interval_s)
             while await self._step():
-                if self._state.now_s() - self._saved_s >= CHECKPOINT_S:
+                if self._state.now_s() >= self._save_due_s:
                     await self.save()
 
     async def _step(self) -> bool:
@@ -182,8 +182,8 @@ class Chain:
 
     async def save(self) -> None:
         """Write a checkpoint of everything as it stands; a disk that fails costs a warning, never the run."""
-        self._saved_s = self._state.now_s()
         captured = capture(self._state, self._authoring, self._grafting, self._kept)
+        self._save_due_s = self._state.now_s() + captured.pause_s
         await self._state.disk.save_checkpoint(captured.checkpoint)
 
 

@@ -10,10 +10,12 @@ from __future__ import annotations
 from p2pfusion.config import OPEN_ROUNDS_MAX
 from p2pfusion.errors import StoreError, TooFewPeers, UsageError
 from p2pfusion.node.chain import Chain
-from p2pfusion.node.state import State
+from p2pfusion.node.state import LIFE, State
 
 LOOK_AGAIN_S = 0.2
 """Least often a loop looks whether its time is up when nothing rings."""
+DOUBT_INTERVALS = 3
+"""Gossip intervals that news of me needs to a copy of mine, and its answer back, by way of a third node."""
 
 
 async def enter(state: State, chain: Chain) -> None:
@@ -32,7 +34,7 @@ def _may_begin(state: State, chain: Chain, begin_s: float) -> bool:
     """Whether I know what there is to know."""
     config, now_s = state.config, state.now_s()
     view = state.membership.view(now_s)
-    if state.is_copied:
+    if state.is_displaced:
         raise StoreError(
             f"another node on this LAN uses the identity in {state.doors.store.place}: the folder was copied; "
             "start this one with --fresh or another --state DIR"
@@ -45,9 +47,17 @@ def _may_begin(state: State, chain: Chain, begin_s: float) -> bool:
             )
         return False
     if any(peer.role in ("trains", "draining") for peer in view.peers):
-        return is_synced(state, chain)
+        return is_synced(state, chain) and not _is_doubtful(state, begin_s)
     state.first_round = state.ledger.tip.round
     return now_s - state.newcomer_s >= config.gossip.quiet_s and chain.better() is None
+
+
+def _is_doubtful(state: State, begin_s: float) -> bool:
+    """Whether somebody else may be me: who was here before gives those who know a copy time to tell of it."""
+    if state.incarnation < 2 * LIFE:
+        return False
+    since_s = begin_s if state.doubted_s is None else state.doubted_s
+    return state.now_s() - since_s < DOUBT_INTERVALS * state.config.gossip.gossip_interval_s
 
 
 def _is_past_the_end(state: State) -> bool:

@@ -13,7 +13,7 @@ from blake3 import blake3
 
 from p2pfusion.algorithms.base import Vector
 from p2pfusion.node.state import State
-from p2pfusion.swarm.gate import is_sound
+from p2pfusion.swarm.gate import is_sound, judge
 from p2pfusion.swarm.grafts import Loss, cover_segments, share_of
 from p2pfusion.wire.codec import contribution_id
 from p2pfusion.wire.compression import encode
@@ -37,15 +37,20 @@ class Grafting:
 
     def remember(self, loss: Loss, model: Vector) -> None:
         """A switch left this sealed model behind."""
+        self._forget_settled()
         self._left[loss.key] = model
 
     async def step(self) -> None:
         """Forget what is settled; publish what is due."""
         state, ledger = self._state, self._state.ledger
-        self._left = {key: model for key, model in self._left.items() if key in ledger.losses}
+        self._forget_settled()
         loss = ledger.graft_due(state.now_s(), state.cadence.patience_s, state.doors.rng)
         if loss is not None and loss.key in self._left:
             await self._publish(loss)
+
+    def _forget_settled(self) -> None:
+        owed = self._state.ledger.losses
+        self._left = {key: model for key, model in self._left.items() if key in owed}
 
     async def _publish(self, loss: Loss) -> None:
         state, ledger = self._state, self._state.ledger
@@ -82,6 +87,8 @@ class Grafting:
             ),
         )
         id_ = contribution_id(manifest)
+        if judge(manifest, state.blueprint, state.config.run) is not None:
+            return  # nobody would take it yet: the tip must follow first
         entry = ledger.add(id_, manifest, state.now_s())
         if entry is None:
             return  # no room so far ahead: the tip must follow first

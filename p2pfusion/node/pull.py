@@ -12,7 +12,7 @@ import numpy as np
 from blake3 import blake3
 
 from p2pfusion.algorithms.base import Vector
-from p2pfusion.config import LINKS_KEPT_MAX
+from p2pfusion.config import COVERED_IDS_MAX, LINKS_KEPT_MAX
 from p2pfusion.errors import RemoteError, WireError
 from p2pfusion.node.calls import Calls
 from p2pfusion.node.snapshots import grafts_of
@@ -45,10 +45,13 @@ class Pull:
             page = decode_links(reply.body)
             if not page or len(links) + len(page) > LINKS_KEPT_MAX:
                 break
+            for before, link in pairwise([*links[-1:], *page]):
+                is_next = link.round == before.round + 1 and link.chain == next_chain(before.chain, link.ids)
+                if not is_next or link.weight < before.weight:
+                    raise WireError("links that are no chain")
+            if any(link.graft is not None and link.graft not in link.ids for link in page):
+                raise WireError("a link that counts a graft it does not name")
             links += page
-        for before, link in pairwise(links):
-            if link.round != before.round + 1 or link.chain != next_chain(before.chain, link.ids):
-                raise WireError("links that are no chain")
         return links
 
     async def manifest(self, holders: list[PeerId], link: Link) -> Snapshot | None:
@@ -57,7 +60,10 @@ class Pull:
         if reply.status != 200:
             return None
         manifest = decode_snapshot(reply.body)
-        covers = cover_sizes(sum(record.covers for record in manifest.grafts))
+        covered = sum(record.covers for record in manifest.grafts)
+        if covered > 2 * COVERED_IDS_MAX or manifest.grafts_total > link.round:
+            raise WireError("a snapshot with more grafts than a chain remembers")
+        covers = cover_sizes(covered)
         sizes = segment_sizes("fp32", self._state.blueprint.size) + covers
         stands = (manifest.run_id, manifest.round, manifest.chain, manifest.weight)
         if stands != (self._state.run_id, link.round, link.chain, link.weight):

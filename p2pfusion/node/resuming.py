@@ -34,6 +34,10 @@ from p2pfusion.wire.messages import Contribution, Link
 
 CHECKPOINT_S = 30.0
 """A checkpoint this old is written anew when the tip moves: with slow rounds the eighth may be an hour away."""
+CHECKPOINT_MIN_S = 2.0
+"""A small one is written this often: what all devices have sealed since theirs is gone if all crash at once."""
+CHECKPOINT_BYTES_PER_S = 4 << 20
+"""A large one is written as much more seldom as this average asks: no disk is worn out by a model of 100 MB."""
 OPEN_SAVED_BYTES_MAX = 256 << 20
 """Payload of others' open contributions in a checkpoint, oldest rounds first: they hold them too. Mine all go in."""
 MINE_SAVED_BYTES_MAX = 64 << 20
@@ -56,6 +60,14 @@ class Captured:
     kept: Kept | None
     grafts: Grafts
     record: Record
+
+    @property
+    def pause_s(self) -> float:
+        """How long this checkpoint may be the newest while the tip moves on."""
+        payload = sum(segment.size for manifest, _ in self.record.open for segment in manifest.segments)
+        values = [work.values for work in self.record.mine] + [left for _, left in self.record.losses]
+        size = self.model.nbytes + payload + sum(vector.nbytes for vector in values if vector is not None)
+        return min(max(CHECKPOINT_MIN_S, size / CHECKPOINT_BYTES_PER_S), CHECKPOINT_S)
 
     def checkpoint(self) -> Checkpoint:
         """Hash the model and pack everything (executor)."""

@@ -25,6 +25,9 @@ from p2pfusion.swarm.probing import Prober
 from p2pfusion.wire.codec import genesis_chain
 from p2pfusion.wire.messages import ContributionId, PeerId, Report, Role, Rumour, RunDescription, ShardReport
 
+ANSWERS_PROOF = 2
+"""Times my raised incarnation was raised above again, until only a living copy explains it: two third parties may
+remember an old life of mine at different incarnations."""
 INCARNATION_MAX = 2**53 - 2
 """A higher one could not be contradicted: no number above it fits the wire."""
 LIFE = 1 << 20
@@ -110,6 +113,11 @@ class State:
         self._last_report: Report | None = None
         self._lines: dict[PeerId, tuple[Report, MemberLine]] = {}
         self._was_raised = self._was_copied = False
+        self._answers = 0
+        self.is_displaced = False
+        """Another live node uses my identity, and of us two I am the one to go if I have not begun."""
+        self.doubted_s: float | None = None
+        """When somebody last spoke of me what I had not said."""
 
     def begin(self, run_id: bytes, model_hash: bytes) -> None:
         """The run is known: its chain begins at genesis."""
@@ -208,13 +216,18 @@ class State:
         """A report about my own id that I did not make: somebody runs a copy of my state folder, or I run an old one.
 
         An old backup of the folder starts below what others remember: I go on above it. Who speaks to me as myself,
-        or goes on above me in turn, is a copy that lives; that is told once.
+        or goes on above me in turn, is a copy that lives; that is told once. It stays if it has begun already; of two
+        that have not, the one with the smaller addresses, which both can see.
         """
         mine = self._last_report
         is_other = report.addresses != self.addresses or mine is None or report.beat > mine.beat
         if report.incarnation < self.incarnation or (report.incarnation == self.incarnation and not is_other):
             return  # an older life of mine, or my own words come back
+        self.doubted_s = self.now_s()
         is_answer = self._was_raised and report.incarnation - self.incarnation < LIFE
+        self._answers += is_answer
+        if is_direct or self._answers >= ANSWERS_PROOF:
+            self.is_displaced |= report.role != "syncing" or report.addresses <= self.addresses
         if (is_direct or is_answer) and not self._was_copied:
             self._was_copied = True
             self.warn("copied-state", COPIED)
@@ -222,11 +235,6 @@ class State:
             self._was_raised = True
             self.incarnation = report.incarnation + 1
             self.bells["gossip"].ring()
-
-    @property
-    def is_copied(self) -> bool:
-        """Whether another live node uses my identity."""
-        return self._was_copied
 
     def warn(self, code: str, text: str) -> None:
         self.events.add(WarningEvent(code, text))

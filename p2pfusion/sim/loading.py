@@ -98,7 +98,8 @@ def _made(kind: type[C], table: Mapping[str, object], origin: str, place: str) -
     try:
         return kind(**values)
     except ConfigError as error:
-        raise ConfigError(f"{origin}: {place.rstrip('.') + ': ' if place else ''}{error}") from error
+        said = f"{place.rstrip('.')}: {error}" if place else str(error).removeprefix("Scenario.")
+        raise ConfigError(f"{origin}: {said}") from error
     except TypeError as error:  # only a field without a default can be missing here
         raise ConfigError(f"{origin}: {place.rstrip('.') or 'the scenario'} is incomplete: {error}") from error
 

@@ -81,13 +81,18 @@ class Scenario:
             faults: Sequence[Arrival | Crash | Clog | Sleep | Lag | SpeedChange] = getattr(self, name)
             if len(faults) > FAULTS_MAX:
                 raise ConfigError(f"Scenario.{name}: {FAULTS_MAX} at most")
-            if any(not 0 <= fault.node < self.nodes for fault in faults):
-                raise ConfigError(f"Scenario.{name}: of nodes 0 to {self.nodes - 1}")
+            for number, fault in enumerate(faults):
+                if not 0 <= fault.node < self.nodes:
+                    place = f"Scenario.{name}[{number}].node = {fault.node}"
+                    raise ConfigError(f"{place}: must be 0 to {self.nodes - 1}")
         if len(self.partitions) > FAULTS_MAX:
             raise ConfigError(f"Scenario.partitions: {FAULTS_MAX} at most")
-        for partition in self.partitions:
-            if partition.parts > self.nodes or any(not 0 <= n < self.nodes for side in partition.sides for n in side):
-                raise ConfigError(f"Scenario.partitions: of nodes 0 to {self.nodes - 1}, at most a part a node")
+        for number, partition in enumerate(self.partitions):
+            place = f"Scenario.partitions[{number}]"
+            if partition.parts > self.nodes:
+                raise ConfigError(f"{place}.parts = {partition.parts}: must be at most {self.nodes}, a part a node")
+            if any(not 0 <= node < self.nodes for side in partition.sides for node in side):
+                raise ConfigError(f"{place}.sides = {partition.sides}: must be of nodes 0 to {self.nodes - 1}")
         if len(self.arrivals) != len({arrival.node for arrival in self.arrivals}):
             raise ConfigError("Scenario.arrivals: a node arrives once")
         self._check_lives()

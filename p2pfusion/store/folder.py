@@ -1,7 +1,8 @@
-"""What must survive a crash, in one folder of one process: an identity, and the newest two checkpoints.
+"""What must survive a crash, in one folder of one process: an identity, and the newest checkpoints.
 
     identity.json                    who I am, how often I started, the newest round I published to
-    checkpoint-<round>.safetensors   the two saved last
+    checkpoint-<round>.safetensors   the two of this run saved last, and the newest of a few other runs (`keeping`);
+                                     checkpoint-<round>-<run>.safetensors where another run has that name
     *.damaged                        what could not be read, kept aside for a curious owner (the newest few)
     .p2pfusion-writing/              files being written; what lies here at the start is a crashed writer's, and removed
                                      (payloads moved out of memory are here too, but have no name: `spilling`)
@@ -17,7 +18,6 @@ This module does not know what a model or a round means.
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import re
@@ -30,7 +30,9 @@ from typing import IO
 from p2pfusion.errors import StoreError
 from p2pfusion.seams import Checkpoint, Identity
 from p2pfusion.store import checkpoint as checkpoints
+from p2pfusion.store.failing import store_error
 from p2pfusion.store.identity import IDENTITY_BYTES_MAX, Damaged, parse, spell
+from p2pfusion.store.keeping import to_forget
 from p2pfusion.store.spilling import Spill
 
 try:
@@ -40,13 +42,12 @@ except ImportError:  # Windows: the folder is not locked there
 
 _log = logging.getLogger(__name__)
 
-CHECKPOINTS_KEPT = 2
-"""The newest may turn out damaged; then the one before it is used."""
 DAMAGED_KEPT = 4
 _IDENTITY = "identity.json"
 _LOCK = "p2pfusion.lock"
 _WRITING = ".p2pfusion-writing"
-_CHECKPOINT = re.compile(r"checkpoint-[0-9]{1,20}\.safetensors")
+_DAMAGED = "checkpoint-*.safetensors.damaged"
+_CHECKPOINT = re.compile(r"checkpoint-[0-9]{1,20}(-[0-9a-f]{16})?\.safetensors")
 
 
 class FolderStore:
@@ -67,7 +68,7 @@ class FolderStore:
                 leftover.unlink()
         except OSError as error:
             self.close()
-            raise _store_error("open", self._path, error) from None
+            raise store_error("open", self._path, error) from None
 
     def close(self) -> None:
         """Give the lock back and refuse to write from now on; harmless when called twice."""
@@ -102,7 +103,7 @@ class FolderStore:
             self._set_aside(path, error)
             return None
         except OSError as error:
-            raise _store_error("read", path, error) from None
+            raise store_error("read", path, error) from None
 
     def save_identity(self, identity: Identity) -> None:
         """See `seams.Store.save_identity`."""
@@ -121,48 +122,50 @@ class FolderStore:
             path.unlink(missing_ok=True)
             _flush(self._path)
         except OSError as error:
-            raise _store_error("remove", path, error) from None
+            raise store_error("remove", path, error) from None
 
     def load_checkpoint(self, run_id: bytes) -> Checkpoint | None:
         """See `seams.Store.load_checkpoint`. Damaged ones are set aside."""
-        for path in self._newest_first():
+        for path, run in self._newest_first().items():
             try:
-                if checkpoints.run_id_of(path) == run_id:
+                if run == run_id:
                     return checkpoints.read(path)
             except Damaged as error:
                 self._set_aside(path, error)
             except OSError as error:
-                raise _store_error("read", path, error) from None
+                raise store_error("read", path, error) from None
         return None
 
     def save_checkpoint(self, checkpoint: Checkpoint) -> None:
-        """See `seams.Store.save_checkpoint`. Of all checkpoints, whatever their run, the two saved last are kept."""
+        """See `seams.Store.save_checkpoint`. Which others are kept `keeping` decides."""
         before = self._newest_first()
-        sequence = 1 + (checkpoints.sequence_of(before[0]) if before else 0)
+        sequence = 1 + (checkpoints.sequence_of(next(iter(before))) if before else 0)
         name = f"checkpoint-{checkpoint.round}.safetensors"
+        if before.get(self._path / name, checkpoint.run_id) != checkpoint.run_id:
+            name = f"checkpoint-{checkpoint.round}-{checkpoint.run_id[:8].hex()}.safetensors"
         self._replace(name, lambda temporary: checkpoints.write(temporary, checkpoint, sequence))
         older = [path for path in before if path.name != name]
-        for path in older[CHECKPOINTS_KEPT - 1 :]:
-            _remove(path)
+        for index in to_forget([before[path] for path in older], checkpoint.run_id):
+            _remove(older[index])
 
     def spill(self, data: bytes) -> memoryview:
         """See `seams.Store.spill`."""
         try:
             return self._spill.keep(data)
         except OSError as error:
-            raise _store_error("write in", self._writing, error) from None
+            raise store_error("write in", self._writing, error) from None
 
-    def _newest_first(self) -> list[Path]:
-        """The checkpoints by the order of their saves; those without a readable header are set aside."""
-        found: list[tuple[int, Path]] = []
+    def _newest_first(self) -> dict[Path, bytes]:
+        """The runs of the checkpoints, in the order of their saves; those without a readable header are set aside."""
+        found: list[tuple[int, Path, bytes]] = []
         for path in _checkpoint_files(self._path):
             try:
-                found.append((checkpoints.sequence_of(path), path))
+                found.append((checkpoints.sequence_of(path), path, checkpoints.run_id_of(path)))
             except Damaged as error:
                 self._set_aside(path, error)
             except OSError as error:
-                raise _store_error("read", path, error) from None
-        return [path for _, path in sorted(found, reverse=True)]
+                raise store_error("read", path, error) from None
+        return {path: run_id for _, path, run_id in sorted(found, reverse=True)}
 
     def _replace(self, name: str, fill: Callable[[Path], None]) -> None:
         """Put a new file in its place in one step that a crash cannot halve."""
@@ -178,16 +181,16 @@ class FolderStore:
             _flush(self._path)
         except OSError as error:
             _remove(temporary)
-            raise _store_error("write", path, error) from None
+            raise store_error("write", path, error) from None
 
     def _set_aside(self, path: Path, why: Damaged) -> None:
         _log.warning("%s is damaged (%s); kept aside as %s.damaged", path, why, path.name)
         try:
             os.replace(path, path.with_name(f"{path.name}.damaged"))
-            aside = self._path.glob("checkpoint-*.safetensors.damaged")
+            aside = self._path.glob(_DAMAGED)
             kept = sorted(aside, key=lambda item: item.stat().st_mtime_ns, reverse=True)
         except OSError as error:
-            raise _store_error("set aside", path, error) from None
+            raise store_error("set aside", path, error) from None
         for forgotten in kept[DAMAGED_KEPT:]:
             _remove(forgotten)
 
@@ -195,23 +198,38 @@ class FolderStore:
 def newest_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """The newest intact checkpoint of a folder, whatever its run, without its lock and without changing anything.
 
-    A node may be using the folder meanwhile. Raises `StoreError` when there is none.
+    A node may be using the folder meanwhile. Raises `StoreError` when there is none; it names those that are damaged.
     """
     folder = Path(path)
+    damaged = set_aside(folder)
     found: list[tuple[int, Path]] = []
     for candidate in _checkpoint_files(folder):
         try:
             found.append((checkpoints.sequence_of(candidate), candidate))
-        except (Damaged, FileNotFoundError):  # the owner may have replaced or removed it just now
+        except FileNotFoundError:  # the owner may have replaced or removed it just now
             continue
+        except Damaged:
+            damaged.append(candidate.name)
     for _, candidate in sorted(found, reverse=True):
         try:
             return checkpoints.read(candidate)
         except (Damaged, FileNotFoundError) as error:
             _log.warning("%s cannot be used (%s); trying the one before it", candidate, error)
+            damaged.append(candidate.name)
         except OSError as error:
-            raise _store_error("read", candidate, error) from None
-    raise StoreError(f"no checkpoint in {folder}; name the folder of a node that has trained with --state DIR")
+            raise store_error("read", candidate, error) from None
+    fix = "name the folder of a node that has trained with --state DIR"
+    if damaged:
+        raise StoreError(f"no intact checkpoint in {folder} (damaged: {', '.join(sorted(damaged))}); {fix}")
+    raise StoreError(f"no checkpoint in {folder}; {fix}")
+
+
+def set_aside(path: str | os.PathLike[str]) -> list[str]:
+    """Names of the damaged checkpoints kept aside in a folder, sorted. Never raises."""
+    try:
+        return sorted(found.name for found in Path(path).glob(_DAMAGED))
+    except OSError:
+        return []
 
 
 def saved_runs(path: str | os.PathLike[str]) -> dict[bytes, int]:
@@ -233,7 +251,7 @@ def _checkpoint_files(folder: Path) -> list[Path]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise _store_error("read", folder, error) from None
+        raise store_error("read", folder, error) from None
 
 
 def _private(path: Path) -> IO[bytes]:
@@ -277,20 +295,3 @@ def _locked(folder: Path) -> int | None:
     os.ftruncate(descriptor, 0)
     os.write(descriptor, f"pid {os.getpid()}\n".encode())
     return descriptor
-
-
-_FIXES = {
-    errno.ENOSPC: "free some space, or choose another disk with --state DIR",
-    errno.EDQUOT: "free some space, or choose another disk with --state DIR",
-    errno.EACCES: "make it yours, or choose another folder with --state DIR",
-    errno.EPERM: "make it yours, or choose another folder with --state DIR",
-    errno.EROFS: "choose a folder that can be written with --state DIR",
-    errno.ENOTDIR: "it is not a folder; choose another with --state DIR",
-    errno.EEXIST: "it is not a folder; choose another with --state DIR",
-}
-
-
-def _store_error(what: str, path: Path, error: OSError) -> StoreError:
-    """One line: which file, what is wrong, what to do."""
-    fix = _FIXES.get(error.errno or 0, "check the disk, or choose another folder with --state DIR")
-    return StoreError(f"cannot {what} {path}: {error.strerror or error}; {fix}")

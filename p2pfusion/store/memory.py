@@ -11,13 +11,11 @@ from dataclasses import replace
 
 from p2pfusion.errors import StoreError
 from p2pfusion.seams import Checkpoint, Identity
-
-CHECKPOINTS_KEPT = 2
-"""Of all checkpoints, whatever their run, the two saved last; as on disk."""
+from p2pfusion.store.keeping import to_forget
 
 
 class MemoryStore:
-    """`seams.Store` holding the identity saved last and the two checkpoints saved last."""
+    """`seams.Store` holding the identity saved last and the checkpoints that a folder would hold."""
 
     def __init__(self) -> None:
         self._identity: Identity | None = None
@@ -48,9 +46,12 @@ class MemoryStore:
         return None
 
     def save_checkpoint(self, checkpoint: Checkpoint) -> None:
-        """Keep a copy. One of the same round takes the place of the one before."""
-        others = [kept for kept in self._checkpoints if kept.round != checkpoint.round]
-        self._checkpoints = [*others, _copy(checkpoint)][-CHECKPOINTS_KEPT:]
+        """Keep a copy. One of the same run and round takes the place of the one before."""
+        run_id, round_ = checkpoint.run_id, checkpoint.round
+        others = [kept for kept in reversed(self._checkpoints) if (kept.run_id, kept.round) != (run_id, round_)]
+        forgotten = to_forget([kept.run_id for kept in others], run_id)
+        older = [kept for index, kept in enumerate(others) if index not in forgotten]
+        self._checkpoints = [*reversed(older), _copy(checkpoint)]
 
     def spill(self, data: bytes) -> memoryview:
         """There is no disk here. Raises `StoreError`."""

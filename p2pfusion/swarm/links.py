@@ -12,7 +12,7 @@ from p2pfusion.config import LINKS_KEPT_MAX
 from p2pfusion.swarm.entries import Entry
 from p2pfusion.swarm.grafts import Grafted, Grafts, covered_by
 from p2pfusion.wire.codec import next_chain
-from p2pfusion.wire.messages import Link
+from p2pfusion.wire.messages import COUNT_MAX, Link
 
 
 class Links:
@@ -97,7 +97,7 @@ def _link(before: Link, grafts: Grafts, is_mine: Callable[[bytes], bool], entrie
     return Link(
         round=before.round + 1,
         chain=next_chain(before.chain, ids),
-        weight=weight,
+        weight=min(weight, COUNT_MAX),
         ids=ids,
         graft=graft.id if graft is not None else None,
     )

@@ -68,6 +68,8 @@ class OpenRounds(Links):
 
     def put(self, entry: Entry, index: int, data: bytes) -> bool:
         """Keep one segment that passed the gate; True when the contribution is complete now."""
+        if self.entries.get(entry.id) is not entry:
+            return False  # forgotten while this was on its way
         if entry.segments[index] is None:
             self.held_bytes += len(data)
         is_complete = entry.put(index, data)

@@ -16,7 +16,9 @@ ContributionId = bytes
 GraftKey = tuple[bytes, bytes]
 Role = Literal["trains", "syncing", "draining", "observes"]
 ROLES: tuple[Role, ...] = ("trains", "syncing", "draining", "observes")
-FLOOR_NEVER = 2**53 - 1
+COUNT_MAX = 2**53 - 1
+"""The largest integer the wire carries; weights of chains stop there."""
+FLOOR_NEVER = COUNT_MAX
 """The floor of a node that publishes no more: the largest integer the wire carries."""
 
 

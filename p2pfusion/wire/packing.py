@@ -49,7 +49,7 @@ def unpack(payload: bytes, array_max: int) -> object:
             list_hook=count,
             object_pairs_hook=_refuse,
             ext_hook=_refuse,
-            max_array_len=array_max,
+            max_array_len=min(array_max, len(payload)),  # memory is taken before the items are looked for
             max_map_len=0,
             max_str_len=DESCRIPTION_TEXT_BYTES_MAX,
             max_bin_len=INLINE_BYTES_MAX,

@@ -25,6 +25,7 @@ from p2pfusion.config import (
     PARAMETERS_MAX,
     RANGES_PER_AXIS_MAX,
     REPORTS_PER_CALL_MAX,
+    ROUND_MAX,
     RUMOURS_PER_CALL_MAX,
     SEGMENT_BYTES_MAX,
     SEGMENTS_MAX,
@@ -103,9 +104,10 @@ CONTRIBUTION = record(
     segments=_SEGMENTS,
     graft=optional(GRAFT),
 )
+_ROUND = integer(0, ROUND_MAX)
 LINK = record(
     Link,
-    round=_COUNT,
+    round=_ROUND,
     chain=_HASH,
     weight=_COUNT,
     ids=many(_HASH, LINK_IDS_MAX, ascending=lambda id: id),
@@ -163,7 +165,7 @@ COUNTED = record(Counted, round=_COUNT, fork_chain=_HASH, lost_chain=_HASH, cove
 SNAPSHOT = record(
     Snapshot,
     run_id=_HASH,
-    round=_COUNT,
+    round=_ROUND,
     chain=_HASH,
     weight=_COUNT,
     segments=_SEGMENTS,

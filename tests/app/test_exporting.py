@@ -96,6 +96,16 @@ def test_nothing_to_export_is_one_line_with_the_fix(tmp_path: Path, capsys: pyte
     assert len(err.splitlines()) == 1
 
 
+def test_damaged_files_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    saved = save(tmp_path / "fox") / "checkpoint-8.safetensors"
+    saved.write_bytes(saved.read_bytes()[:-1])
+    for name in (saved.name, f"{saved.name}.damaged"):
+        assert main(["export", str(tmp_path / "model.safetensors"), "--state", str(tmp_path)]) == 3
+        assert name in capsys.readouterr().err.splitlines()[-1]
+        if saved.exists():
+            saved.rename(saved.with_name(f"{saved.name}.damaged"))
+
+
 def test_the_file_must_be_called_what_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", str(tmp_path / "model.pt"), "--state", str(tmp_path)]) == 2
     assert "must end in .safetensors" in capsys.readouterr().err

@@ -80,5 +80,14 @@ def test_a_node_says_what_it_goes_on_from() -> None:
 def test_a_node_says_that_the_folder_holds_another_run() -> None:
     text = resumption(None, MINE, {OTHER: 12}, GOAL)
     assert text is not None
-    assert "round 12 of another run: this one starts anew; the old one is kept until" in text
-    assert resumption(None, MINE, {MINE: 3}, GOAL) is None, "a damaged one of this run is told elsewhere"
+    assert "round 12 of another run: this one starts anew beside it; of each of the last 4 other runs" in text
+    assert resumption(None, MINE, {MINE: 3}, GOAL) is None, "one that cannot be resumed is told elsewhere"
+
+
+def test_a_node_says_that_what_it_had_is_damaged() -> None:
+    text = resumption(None, MINE, {OTHER: 12}, GOAL, ["checkpoint-8.safetensors.damaged"])
+    assert text == (
+        "what the state folder held of this run is damaged (see checkpoint-8.safetensors.damaged): this one starts anew"
+    )
+    resumed = resumption(8, MINE, {MINE: 8}, Until(), ["checkpoint-16.safetensors.damaged"])
+    assert resumed == "resumed from round 8 of this run"

@@ -8,6 +8,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +18,7 @@ import pytest
 
 from p2pfusion.app import simulating
 from p2pfusion.app.cli import main
+from p2pfusion.app.runs import plan_words, print_table
 from p2pfusion.app.simulating import SimulateOptions, command_of, learner_of, orders_of
 from p2pfusion.lab import traces
 from p2pfusion.lab.knobs import Order, order_of
@@ -80,7 +83,7 @@ def test_a_narrow_terminal_shows_whole_numbers_without_their_range(
         for half_life in (10.0, math.inf)
         for seed in (0, 1)
     ]
-    simulating._print_table(rows)
+    print_table(rows)
     out = capsys.readouterr().out
     assert ("90.5 (90.0-91.0)" in out) == has_range
     assert "90.5" in out
@@ -95,6 +98,9 @@ def test_disagreement_and_violation_are_no_success(
     assert "the nodes DISAGREE" in capsys.readouterr().out
     assert main([*SMALL, "-q"]) == 1
     assert capsys.readouterr() == ("", "")
+    fake_work(monkeypatch, agreed=False, model_sha256=None, ended_apart=True)
+    assert main(SMALL) == 1
+    assert "ended while apart: give more --rounds" in capsys.readouterr().out
     fake_work(monkeypatch, failure="the floor of node 1 fell")
     assert main(SMALL) == 1
     assert "seed 0: FAILED: the floor of node 1 fell" in capsys.readouterr().out
@@ -150,6 +156,89 @@ def test_a_replay_that_differs_says_what_and_why(
     assert err[-1].startswith(f"error: the replay differs from {trace}: trace_hash was x")
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda events: events[:-1], "events, the replay"),
+        (lambda events: [*events[:-1], events[-1].replace('"at_s":', '"at_s":1')], "is another event"),
+    ],
+    ids=["removed", "altered"],
+)
+def test_a_trace_whose_events_were_changed_is_not_the_same(
+    change: Callable[[list[str]], list[str]], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*LIGHT, "-q", "--out", str(tmp_path)]) == 0
+    trace = tmp_path / "trace.jsonl"
+    head, *events, last = trace.read_text().splitlines()
+    trace.write_text("\n".join([head, *change(events), last]) + "\n")
+    assert main(["simulate", "replay", str(trace)]) == 1
+    assert said in capsys.readouterr().err
+
+
+def test_an_interrupted_sweep_writes_what_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def results(*_: object) -> Iterator[tuple[int, str]]:
+        for number in (0, 2):
+            yield number, simulating.work(texts[number], lambda _: None)
+        raise KeyboardInterrupt
+
+    line = [*LIGHT, "--seeds", "4", "--jobs", "2", "--out", str(tmp_path / "out")]
+    fake_work(monkeypatch)
+    options = SimulateOptions(name="latency", nodes=(3,), rounds=(2,), task=("light",), seeds=4)
+    texts = [traces.order_text(order) for order in orders_of(options)]
+    monkeypatch.setattr(simulating, "_results", results)
+    assert main(line) == 130
+    out, err = capsys.readouterr()
+    assert [text.split(":")[0] for text in out.splitlines()[:2]] == ["seed 0", "seed 2"]
+    assert "2/2" in out
+    assert err.splitlines() == [
+        "4 runs of 3 nodes, 2 rounds each, on 2 processes",
+        f"interrupted: 2 of 4 runs done, written to {tmp_path / 'out'}",
+    ]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "README.md", "results.csv", "trace-seed0.jsonl", "trace-seed2.jsonl",
+    ]  # fmt: skip
+    assert "(interrupted: 2 of 4 runs done)" in (tmp_path / "out" / "README.md").read_text()
+    assert len((tmp_path / "out" / "results.csv").read_text().splitlines()) == 3
+
+
+def test_an_interrupt_before_anything_is_done_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work(text: str, say: object) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(simulating, "work", work)
+    assert main([*LIGHT, "--out", str(tmp_path / "new" / "out")]) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "interrupted: 0 of 1 run done"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_results_of_two_sweeps_do_not_mix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_work(monkeypatch)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert main([*LIGHT, "-q", "--jobs", "1", "--seeds", "3", "--out", str(tmp_path)]) == 0
+    (tmp_path / "latency.png").write_text("of the earlier sweep")
+    (tmp_path / "trace-mine.jsonl").write_text("somebody's own")
+    (tmp_path / "notes.txt").write_text("somebody's own")
+    assert main([*LIGHT, "-q", "--out", str(tmp_path)]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "README.md", "results.csv", "trace.jsonl", "trace-mine.jsonl", "notes.txt",
+    }  # fmt: skip
+
+
+def test_the_first_line_says_what_is_asked_for() -> None:
+    def plan(**more: object) -> str:
+        options = SimulateOptions(name="churn", jobs=2, **more)  # type: ignore[arg-type]
+        return plan_words(options, orders_of(options))
+
+    assert plan(nodes=(20,), seeds=12) == "12 runs of 20 nodes, 110 rounds each, on 2 processes"
+    assert plan(nodes=(4, 20)) == "2 runs of 4 to 20 nodes, 110 rounds each, on 2 processes"
+    assert plan(seeds=2, engine="ray") == "2 runs of 16 nodes, 110 rounds each, on Ray"
+    assert plan() == "1 run of 16 nodes, 110 rounds"
+
+
 def test_a_single_run_writes_one_trace_and_its_curve(tmp_path: Path) -> None:
     assert main([*LIGHT, "-q", "--out", str(tmp_path)]) == 0
     assert {path.name for path in tmp_path.iterdir()} == {
@@ -164,6 +253,7 @@ def test_without_matplotlib_everything_else_is_written(
     assert main([*LIGHT, "--out", str(tmp_path)]) == 0
     assert {path.name for path in tmp_path.iterdir()} == {"README.md", "results.csv", "trace.jsonl"}
     assert capsys.readouterr().err.splitlines() == [
+        "1 run of 3 nodes, 2 rounds",
         "no figure: pip install 'p2pfusion[plot]'",
         f"wrote {tmp_path}",
     ]
@@ -224,6 +314,8 @@ def test_real_training_takes_the_time_the_scenario_says() -> None:
         ("simulate latency --nodes 4,4", 2, "a value is given twice in 4, 4"),
         ("simulate latency --loss 0%,1%,2% --seeds 10000", 2, "10000 at most"),
         ("simulate latency --nodes 3 --algorithm magic --rounds 1", 2, "msfusion"),
+        ("simulate scale --algorithm magic", 2, "unknown algorithm 'magic': choose one of msfusion"),
+        ("simulate latency --task light --algorithm full", 2, "--algorithm goes with real training only"),
         ("simulate latency --nodes 3 --task magic --rounds 1", 3, "no task is named 'magic'"),
         ("simulate replay", 2, "replay needs a trace"),
         ("simulate replay none.jsonl", 2, "cannot read none.jsonl: No such file"),
@@ -252,8 +344,10 @@ def test_what_cannot_be_is_one_line_with_the_fix(
 def test_what_is_no_trace_is_one_line(content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "trace.jsonl"
     file.write_bytes(content)
-    assert main(["simulate", "replay", str(file)]) in (2, 3)
-    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert main(["simulate", "replay", str(file)]) == 2
+    err = capsys.readouterr().err
+    assert len(err.splitlines()) == 1
+    assert f"{file} is not a trace: give a trace-" in err or "UTF-8" in err
 
 
 def test_a_trace_as_long_as_may_be_and_longer(
@@ -264,8 +358,8 @@ def test_a_trace_as_long_as_may_be_and_longer(
     file = tmp_path / "trace.jsonl"
     file.write_text("x" * 100)
     monkeypatch.setattr(replaying, "TRACE_BYTES_MAX", 100)
-    assert main(["simulate", "replay", str(file)]) == 3
-    assert "not the trace of a run" in capsys.readouterr().err
+    assert main(["simulate", "replay", str(file)]) == 2
+    assert "is not a trace" in capsys.readouterr().err
     monkeypatch.setattr(replaying, "TRACE_BYTES_MAX", 99)
     assert main(["simulate", "replay", str(file)]) == 2
     assert "longer than 99 bytes" in capsys.readouterr().err
@@ -300,6 +394,7 @@ def test_an_interrupt_ends_a_sweep_and_its_processes(number: signal.Signals, tmp
     environ = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(line, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as parent:
         assert parent.stderr is not None
+        assert "4 runs of 16 nodes" in parent.stderr.readline()
         assert "rounds" in parent.stderr.readline()  # a line of progress: the workers are at work
         children = psutil.Process(parent.pid).children(recursive=True)
         assert len(children) >= 2
@@ -310,3 +405,16 @@ def test_an_interrupt_ends_a_sweep_and_its_processes(number: signal.Signals, tmp
         assert "leaked" not in words
     _, alive = psutil.wait_procs(children, timeout=10)
     assert alive == []
+
+
+@pytest.mark.e2e
+def test_two_signals_in_a_row_end_a_single_run_without_a_traceback() -> None:
+    line = [sys.executable, "-m", "p2pfusion", *LIGHT, "--nodes", "8", "--rounds", "5000"]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert "1 run of 8 nodes" in process.stderr.readline()
+        for wait_s in (0.5, 0.002):  # the first in the middle of the run
+            time.sleep(wait_s)
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 130
+        assert process.stderr.read() == "interrupted: 0 of 1 run done\n"

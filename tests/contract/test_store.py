@@ -95,14 +95,18 @@ def test_a_checkpoint_of_another_run_is_not_offered(reopened):
     assert_same(store.load_checkpoint(RUN), checkpoint())
 
 
-def test_the_two_saved_last_are_kept_whatever_their_run(reopened):
+def test_a_run_does_not_push_out_another(reopened):
     store, other = reopened(), bytes(32)
     store.save_checkpoint(checkpoint(round=8))
     store.save_checkpoint(checkpoint(round=3, run_id=other))
     assert_same(store.load_checkpoint(RUN), checkpoint(round=8))
     assert_same(reopened().load_checkpoint(other), checkpoint(round=3, run_id=other))
-    reopened().save_checkpoint(checkpoint(round=4, run_id=other))
-    assert reopened().load_checkpoint(RUN) is None
+    for round_ in (4, 8, 9):
+        reopened().save_checkpoint(checkpoint(round=round_, run_id=other))
+        assert_same(store.load_checkpoint(RUN), checkpoint(round=8))
+    for number in range(1, 6):
+        reopened().save_checkpoint(checkpoint(run_id=bytes([number]) * 32))
+    assert reopened().load_checkpoint(RUN) is None, "they are bounded, too"
 
 
 def test_identity_and_checkpoint_do_not_touch_each_other(reopened):

@@ -68,6 +68,21 @@ def test_the_end_of_a_churn_keeps_its_place_in_the_run() -> None:
     assert shortest.from_s < shortest.to_s < 11
 
 
+def test_a_partition_keeps_its_place_in_the_run() -> None:
+    base = order_of(replace(Scenario(), rounds=100, partitions=(Partition(from_s=20, to_s=80, parts=2),)))
+    (half,) = turned(base, rounds=50).scenario.partitions
+    assert (half.from_s, half.to_s) == (10, 40)
+    (as_told,) = turned(base, rounds=50, apart=60.0).scenario.partitions
+    assert (as_told.from_s, as_told.to_s) == (10, 70)
+
+
+def test_an_algorithm_is_one_there_is_and_trains() -> None:
+    with pytest.raises(UsageError, match="unknown algorithm 'magic': choose one of msfusion"):
+        turned(order_of(Scenario()), algorithm="magic")
+    with pytest.raises(UsageError, match="--algorithm goes with real training only"):
+        turned(order_of(Scenario()), task="light", algorithm="full")
+
+
 def test_the_first_node_is_the_slow_one_and_fewer_nodes_have_fewer_speeds() -> None:
     base = order_of(replace(Scenario(), nodes=4, speeds=(0.05, 2.0, 1.0)))
     assert turned(base, slow=4.0).scenario.speeds == (0.25, 2.0, 1.0)

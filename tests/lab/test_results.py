@@ -14,6 +14,7 @@ from p2pfusion.core.submodel import SubModel
 from p2pfusion.lab.knobs import Order, order_of
 from p2pfusion.lab.results import COLUMNS, Simulated, failed, flat, row_from_json, row_json, row_of
 from p2pfusion.node import Done
+from p2pfusion.sim.faults import Partition
 from p2pfusion.sim.scenario import Outcome, Result, Scenario
 from p2pfusion.sim.statistics import Statistics
 from tests.lab.made import row
@@ -112,3 +113,12 @@ def test_every_field_has_a_column_with_a_meaning() -> None:
     table = flat(row({"half_life": 30.0, "nodes": 4}), ["nodes", "half_life"])
     assert list(table) == ["half_life", *COLUMNS]
     assert table["half_life"] == 30.0
+
+
+def test_a_run_that_ended_within_a_partition_says_so() -> None:
+    run = result(outcome(0, 2.0, model="11"), outcome(1, 2.0, model="22"))
+    assert not made(run).agreed
+    assert not made(run).ended_apart
+    for from_s, to_s, ended_apart in ((4.0, 9.0, True), (1.0, 5.0, False), (6.0, 9.0, False)):
+        partitions = (Partition(from_s=from_s, to_s=to_s, parts=2),)
+        assert made(replace(run, scenario=replace(run.scenario, partitions=partitions))).ended_apart == ended_apart

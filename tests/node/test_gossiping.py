@@ -21,7 +21,7 @@ from p2pfusion.config import (
 )
 from p2pfusion.core.submodel import SubModel
 from p2pfusion.node import gossiping
-from p2pfusion.node.admitting import REJECTED_MAX
+from p2pfusion.node.admitting import ACCUSED_MAX, REJECTED_MAX
 from p2pfusion.node.events import PeerEvent
 from p2pfusion.node.foreign import FOREIGN_MAX
 from p2pfusion.node.gossiping import FRESH_WAITING_MAX
@@ -171,6 +171,25 @@ def test_two_contributions_of_one_peer_to_one_round_are_told_once_and_the_smalle
         assert [w.code for w in other.warnings()] == ["equivocation"]
         assert one.me.hex()[:8] in other.warnings()[0].text
         assert {id_, entry.id} <= set(other.state.ledger.entries)
+        other.gossiping.absorb(said(one, fresh=(changed(entry.manifest, samples=entry.manifest.samples + 2)[1],)))
+        assert len(other.warnings()) == 1, "a copied node does it every round"
+
+    run(main)
+
+
+def test_those_told_of_for_two_contributions_are_bounded_and_named():
+    async def main() -> None:
+        one, other = parts(), parts(index=2)
+        entry = await published(one)
+        other.state.membership.observe(one.state.report(), 0.0)
+        for number in range(ACCUSED_MAX + 2):
+            author = {"peer": number.to_bytes(16, "big")} if number else {}
+            pair = (changed(entry.manifest, samples=entry.manifest.samples + i, **author)[1] for i in (1, 2))
+            other.gossiping.absorb(said(one, fresh=tuple(pair)))
+        texts = [w.text for w in other.warnings() if w.code == "equivocation"]
+        assert len(texts) == ACCUSED_MAX
+        assert f"peer {one.me.hex()[:8]} (node-1) published two" in texts[0]
+        assert "probably its state folder was copied" in texts[0]
 
     run(main)
 

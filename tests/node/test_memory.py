@@ -14,7 +14,8 @@ from p2pfusion.sim.loop import run
 from p2pfusion.store.folder import FolderStore
 from p2pfusion.swarm.gate import judge_segment
 from p2pfusion.wire.compression import encode
-from tests.node.parts import BLUEPRINT, Parts, at_work, copied, ones, parts, until
+from tests.node.parts import BLUEPRINT, Parts, at_work, changed, copied, ones, parts, until
+from tests.swarm.made import peer
 
 PAYLOAD_BYTES = BLUEPRINT.size * 4
 LIMIT = 3 * PAYLOAD_BYTES
@@ -102,7 +103,11 @@ def test_without_a_disk_sealed_payloads_go_first_and_then_new_work_waits():
         assert [w.code for w in one.warnings()] == ["memory-full"]
         more = await other.publish(ones())
         assert more is not None
+        one.state.wanted.offer(more.id, other.me, None)
         assert not one.gossiping.admit(more.id, more.manifest)
+        assert more.id not in one.state.wanted, "or it would be asked for again and again"
+        next_ = changed(more.manifest, round=one.state.ledger.tip.round + 1, base_round=0, peer=peer(9))
+        assert one.gossiping.admit(*next_), "what is sealed next makes room"
         one.state.needed[more.id] = None
         assert one.gossiping.admit(more.id, more.manifest), "what a link counts is taken all the same"
         for entry in [e for e in one.state.ledger.entries.values() if e.manifest.peer == other.me]:

@@ -42,6 +42,7 @@ class Lives:
         self.store = store or Published()
         self.events: list[Event] = []
         self.starts = 0
+        self.refused = ""
         self.node: Node
         self.task: asyncio.Task
 
@@ -49,7 +50,13 @@ class Lives:
         self.starts += 1
         self.node = self.lan.node(self.index, store=self.store, starts=self.starts, **self.config)
         self.events = []
-        self.task = self.group.create_task(life(self.node, self.events))
+        self.task = self.group.create_task(self._live())
+
+    async def _live(self) -> None:
+        try:
+            await life(self.node, self.events)
+        except StoreError as error:
+            self.refused = str(error)
 
     async def crash(self) -> None:
         """Without a word and without saving anything."""
@@ -422,24 +429,87 @@ def test_a_copied_folder_is_told_and_the_copy_does_not_begin():
     with_lives(2, main, min_peers=2)
 
 
-def test_two_copies_started_together_both_say_so():
-    """Nobody can tell which of them is the copy."""
+@pytest.mark.parametrize("others", [0, 1, 2])
+def test_of_two_copies_started_together_one_goes_on(others):
+    """Nobody can tell which of them is the copy; both can see which has the smaller addresses."""
 
     async def main(lan: Lan) -> None:
         identity = Identity(peer=b"p" * 16, incarnation=3 * LIFE, last=0, run_id=b"r" * 32)
-        nodes = []
-        for index in (1, 2):
-            store = MemoryStore()
-            store.save_identity(identity)
-            nodes.append(lan.node(index, store=store))
         async with asyncio.TaskGroup() as group:
-            refused = [group.create_task(refusal(node)) for node in nodes]
-        assert all("the folder was copied" in task.result() for task in refused)
-        assert asyncio.get_running_loop().time() < 2.0, "before either has begun"
-
-    async def refusal(node: Node) -> str:
-        with pytest.raises(StoreError) as caught:
-            await life(node)
-        return str(caught.value)
+            lives = [Lives(lan, group, index, Published()) for index in range(1, 3 + others)]
+            for one in lives[:2]:
+                one.store.save_identity(identity)
+            copies = lives[:2]
+            for one in lives:
+                one.start()
+            await until(1.5)
+            kept, gone = sorted(copies, key=lambda one: one.node.addresses)
+            assert not kept.task.done()
+            assert "the folder was copied" in gone.refused
+            assert not reports(gone.events)
+            await until(8.0)
+            assert reports(kept.events)
+            assert kept.warnings() == ["copied-state"]
+            left = [one for one in lives if one is not gone]
+            for one in left:
+                one.node.state.learn_stop(max(x.node.state.ledger.newest for x in left) + 3)
+            await all_end(*left)
 
     on_lan(main)
+
+
+@pytest.mark.parametrize("backup_s", [2.5, 9.0])
+def test_a_copy_that_only_a_third_node_tells_of_does_not_begin(backup_s):
+    async def main(one: Lives, two: Lives) -> None:
+        await until(backup_s)
+        identity = one.store.load_identity()
+        assert identity is not None
+        await until(9.0)
+        copy = apart(one, two, 3)
+        copy.store.save_identity(identity)
+        copy.start()
+        await until(15.0)
+        assert "the folder was copied" in copy.refused
+        assert not reports(copy.events)
+        assert set(one.warnings()) <= {"copied-state"}
+        for lives in (one, two):
+            lives.node.state.learn_stop(max(x.node.state.ledger.newest for x in (one, two)) + 3)
+        await all_end(one, two)
+
+    with_lives(2, main, min_peers=2)
+
+
+@pytest.mark.parametrize("lives_before", [1, 4])
+def test_an_old_backup_whose_newer_life_is_over_may_begin(lives_before):
+    """The third node still speaks of the newer life, whose beat stands still."""
+
+    async def main(one: Lives, two: Lives) -> None:
+        await until(5.0)
+        identity = one.store.load_identity()
+        assert identity is not None
+        for life_ in range(lives_before):
+            await one.crash()
+            await until(7.0 + 2 * life_)
+            one.start()
+        await until(16.0)
+        await one.crash()
+        again = apart(one, two, 3)
+        again.store.save_identity(identity)
+        began_s = asyncio.get_running_loop().time()
+        again.start()
+        while not reports(again.events):
+            await until(asyncio.get_running_loop().time() + 0.1)
+        assert asyncio.get_running_loop().time() - began_s < 8.0
+        assert again.node.state.me == identity.peer
+        for lives in (again, two):
+            lives.node.state.learn_stop(max(x.node.state.ledger.newest for x in (again, two)) + 3)
+        await all_end(again, two)
+
+    with_lives(2, main)
+
+
+def apart(one: Lives, other: Lives, index: int) -> Lives:
+    """A device that only finds `other`, and is found by nobody."""
+    lan = Lan()
+    lan.network = one.lan.network
+    return Lives(lan, one.group, index, Published(), peers=other.node.addresses)

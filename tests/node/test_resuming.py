@@ -427,3 +427,28 @@ def test_anothers_work_in_a_doubtful_round_is_not_mine():
         assert 3 not in one.authoring.mine()
 
     run(main)
+
+
+@pytest.mark.parametrize("residual", [0.0, 0.5])
+def test_work_after_the_checkpoint_is_mine_again_whether_there_was_a_residual_or_not(residual):
+    """Found by a critic: without a residual it was neither in the chain nor in the residual."""
+
+    async def main() -> None:
+        one = parts()
+        await grown(one, 2)
+        if residual:
+            one.state.replica.add_residual(WHOLE, ones(value=residual))
+        saved = capture(one.state, one.authoring, one.chain._grafting, one.kept).checkpoint()
+        late = await one.publish(ones(value=7.0))
+        assert late is not None
+        again = parts()
+        found = examined(saved, BLUEPRINT, again.state.config.run)
+        again.state.ledger.published(one.state.ledger.last)
+        resume(found, again.state, again.kept, again.authoring, again.chain._grafting, one.state.ledger.last)
+        copied(late, again)
+        again.authoring.balance()
+        again.state.ledger.seal(again.state.ledger.next_link([]))
+        again.authoring.balance()
+        assert again.state.replica.residual.max() == 7.0 + residual
+
+    run(main)

@@ -292,15 +292,21 @@ class Twin(model.Node):
         assert self.seen_floor(ledger.floor) == self.seen_floor(self.floor)
         assert ledger.base_round == max(rounds, default=tip.round)
         self.compare_grafts()
+        before, self.losing = self.losing, self.owed()  # the ledger forgets at once what is settled
         for i, c in self.mine.items():
             assert ledger.counts(self.ids.there[i], c.round) == self.counts(c)
+        self.losing = before
         self.keeps_nothing_else()
 
+    def owed(self) -> list[dict[str, Any]]:
+        chains = {link.chain for link in self.links}
+        return [x for x in self.losing if x["key"] not in self.tip.grafts and x["key"][1] not in chains]
+
     def compare_grafts(self) -> None:
-        ledger, chains = self.ledger, {link.chain for link in self.links}
+        ledger = self.ledger
         assert {self.keys_of(one.key) for one in ledger.grafts.counted} == self.tip.grafts
         assert self.ids.ids(ledger.grafts.ids()) == self.tip.covered
-        owed = {x["key"]: x for x in self.losing if x["key"] not in self.tip.grafts and x["key"][1] not in chains}
+        owed = {x["key"]: x for x in self.owed()}
         assert {self.keys_of(loss.key) for loss in ledger.losses} == set(owed)
         for loss in ledger.losses:
             x = owed[self.keys_of(loss.key)]

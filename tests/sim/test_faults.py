@@ -145,7 +145,7 @@ def test_duplicates_and_disorder_change_no_count():
 CHURN = Churn(from_s=6.0, to_s=40.0, period_s=4.0, share=0.3, away_s=3.0, disk_share=0.5)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0])
 def test_under_churn_all_are_back_in_the_end_and_agree(seed):
     link = LinkModel(latency_s=0.001, jitter_s=0.049, loss=0.1, duplication=0.05, reordering=0.05)
     result = play(replace(CALM, nodes=8, rounds=60, link=link, churn=CHURN), seed, cost_s=3.0)

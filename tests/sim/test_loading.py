@@ -82,6 +82,8 @@ def test_a_table_does_not_undo_what_a_scenario_sets_by_itself():
         ("speeds = 3", "speeds = 3: must be an array"),
         ('speeds = ["fast"]', "speeds[0] = 'fast': must be a number"),
         ("[[sleeps]]\nnode = 1", "sleeps[0] is incomplete"),
+        ("nodes = 3\n[[crashes]]\nnode = 9\nat_s = 1", "my.toml: crashes[0].node = 9: must be 0 to 2"),
+        ("nodes = 2\n[[partitions]]\nfrom_s = 1\nto_s = 2\nparts = 3", "partitions[0].parts = 3: must be at most 2"),
         ("[[sleeps]]\nnode = 1\nfrom_s = 3\nto_s = 2", "sleeps[0]: Sleep.to_s = 2.0"),
         ("[[partitions]]\nfrom_s = 1\nto_s = 2\nparts = 2\nhold = 1", "partitions[0].hold = 1: must be true or false"),
     ],

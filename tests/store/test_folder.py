@@ -19,8 +19,9 @@ from safetensors.numpy import load_file, save_file
 from p2pfusion.errors import StoreError
 from p2pfusion.seams import Checkpoint, Identity
 from p2pfusion.store.checkpoint import PREFIX, read, write
-from p2pfusion.store.folder import CHECKPOINTS_KEPT, DAMAGED_KEPT, FolderStore, newest_checkpoint, saved_runs
+from p2pfusion.store.folder import DAMAGED_KEPT, FolderStore, newest_checkpoint, saved_runs
 from p2pfusion.store.identity import Damaged
+from p2pfusion.store.keeping import CHECKPOINTS_KEPT, FOREIGN_RUNS_KEPT, to_forget
 
 RUN = bytes(range(32))
 OTHER_RUN = bytes(32)
@@ -129,6 +130,39 @@ def test_the_two_saved_last_are_kept_whatever_their_round(store: FolderStore, fo
     store.save_checkpoint(checkpoint(1, OTHER_RUN))
     assert_same(newest_checkpoint(folder), checkpoint(1, OTHER_RUN))
     assert_same(store.load_checkpoint(RUN), checkpoint(24))
+
+
+def test_of_each_other_run_the_newest_stays(store: FolderStore, folder: Path) -> None:
+    for round_ in (8, 16, 24):
+        store.save_checkpoint(checkpoint(round_, OTHER_RUN))
+    for round_ in (8, 16, 24, 32):  # 24 is another run's name by now
+        store.save_checkpoint(checkpoint(round_))
+        assert_same(store.load_checkpoint(RUN), checkpoint(round_))
+        assert_same(store.load_checkpoint(OTHER_RUN), checkpoint(24, OTHER_RUN))
+        assert_same(newest_checkpoint(folder), checkpoint(round_))
+    tagged = f"checkpoint-24-{RUN[:8].hex()}.safetensors"
+    assert names(folder) == [tagged, "checkpoint-24.safetensors", "checkpoint-32.safetensors"]
+    assert saved_runs(folder) == {RUN: 32, OTHER_RUN: 24}
+    with reopened(store, folder) as again:
+        again.save_checkpoint(checkpoint(25, OTHER_RUN))
+        assert_same(again.load_checkpoint(RUN), checkpoint(32))
+        assert_same(again.load_checkpoint(OTHER_RUN), checkpoint(25, OTHER_RUN))
+
+
+def test_other_runs_are_bounded_and_the_oldest_goes_first(store: FolderStore, folder: Path) -> None:
+    runs = [bytes([number]) * 32 for number in range(FOREIGN_RUNS_KEPT + 2)]
+    for run_id in runs:
+        store.save_checkpoint(checkpoint(8, run_id))
+    assert sorted(saved_runs(folder)) == runs[1:]
+    assert len(names(folder)) == FOREIGN_RUNS_KEPT + 1
+
+
+def test_which_checkpoints_are_forgotten() -> None:
+    mine, other, *more = (bytes([number]) for number in range(7))
+    assert to_forget([], mine) == []
+    assert to_forget([mine, mine, mine], mine) == [1, 2]
+    assert to_forget([other, other, mine, other, mine], mine) == [1, 3, 4]
+    assert to_forget([other, *more], mine) == [4, 5]
 
 
 def test_a_round_saved_again_replaces_the_first(store: FolderStore, folder: Path) -> None:
@@ -259,7 +293,11 @@ def test_when_all_are_damaged_there_is_none_and_saving_goes_on(store: FolderStor
     store.save_checkpoint(checkpoint(16))
     for path in folder.glob("*.safetensors"):
         path.write_bytes(b"?" * 100)
-    with pytest.raises(StoreError, match="no checkpoint in"):
+    both = r"no intact checkpoint in .*\(damaged: checkpoint-16.safetensors{0}, checkpoint-8.safetensors{0}\); name"
+    with pytest.raises(StoreError, match=both.format("")):
+        newest_checkpoint(folder)
+    assert store.load_checkpoint(RUN) is None
+    with pytest.raises(StoreError, match=both.format(".damaged")):
         newest_checkpoint(folder)
     store.save_checkpoint(checkpoint(24))
     assert_same(store.load_checkpoint(RUN), checkpoint(24))

@@ -1,0 +1,60 @@
+"""Churn: 16 nodes, every round 30 % crash without a word and come back, half of them without their disk.
+
+Each run is a process of its own (`tests/sim/churn_run.py`), two at a time. That nothing is lost is looked at over 100
+rounds without training; what it does to learning over `LEARNT_ROUNDS` with real training, beside calm runs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
+
+SEEDS = range(1, 6)
+LEARNT_ROUNDS = os.environ.get("P2PFUSION_CHURN_ROUNDS", "40")
+"""The soak takes all 110."""
+TOLD = ("forks", "switches", "grafts", "too_late", "orphans", "lost", "crashes", "tip_lag_median", "tip_lag_p90")
+ROOT = Path(__file__).parents[2]
+
+
+def ran(arguments: tuple[str, ...]) -> dict[str, Any]:
+    command = [sys.executable, "-m", "tests.sim.churn_run", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    print(arguments, {name: told[name] for name in (*TOLD, "agreed_s", "loss", "real_s")}, flush=True)
+    return told
+
+
+def all_ran(orders: list[tuple[str, ...]]) -> list[dict[str, Any]]:
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(ran, orders))
+
+
+def test_nothing_is_lost():
+    for churn in all_ran([(str(seed), "--light") for seed in SEEDS]):
+        assert churn["crashes"] > 300
+        assert churn["agreed"], "one chain, one model"
+        assert churn["ended"] == 16
+        assert churn["agreed_s"] <= 3 * churn["suspicion_s"] + 10.0
+        assert churn["durable_in_chain"] >= 0.95 * churn["durable"]
+        assert churn["false_deaths"] == 0
+        assert churn["forks"] <= 1, "without partitions there is hardly a fork"
+
+
+def test_learning_hardly_suffers():
+    orders = [(str(seed), *calm, "--rounds", LEARNT_ROUNDS) for seed in SEEDS for calm in ((), ("calm",))]
+    told = all_ran(orders)
+    churn, calm = fmean(run["loss"] for run in told[::2]), fmean(run["loss"] for run in told[1::2])
+    print(f"final loss {churn:.4f} with churn, {calm:.4f} without: {churn / calm:.3f} times")
+    assert all(run["agreed"] for run in told)
+    assert churn <= 1.05 * calm
