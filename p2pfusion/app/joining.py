@@ -162,7 +162,7 @@ def resumption(
         return text
     others = [round_ for other, round_ in saved.items() if other != run_id]
     if damaged:
-        return f"what the state folder held of this run is damaged (see {', '.join(damaged)}): this one starts anew"
+        return f"damaged in the state folder: {', '.join(damaged)}; nothing of this run can be used: it starts anew"
     if not others:
         return None
     return (

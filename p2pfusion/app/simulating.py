@@ -93,11 +93,11 @@ def orders_of(options: SimulateOptions) -> tuple[Order, ...]:
 
 def _check_tasks(orders: Sequence[Order]) -> None:
     """Names only: a task file is run where its nodes are. Raises `TaskError`."""
-    from p2pfusion.app.tasks import find_task
-
     seeds = {order.task: order.scenario.run.seed for order in orders if order.scenario.learns != LIGHT}
     for name, seed in seeds.items():
         if not name.endswith(".py"):
+            from p2pfusion.app.tasks import find_task  # brings torch, which a light run does without
+
             find_task(name, seed)
 
 

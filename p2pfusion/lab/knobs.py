@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
-from p2pfusion.algorithms.presets import PRESETS
 from p2pfusion.errors import UsageError
 from p2pfusion.sim.scenario import Learns, Scenario
 
@@ -124,6 +123,8 @@ def _turn_task(order: Order, value: Value) -> Order:
 
 def _turn_algorithm(order: Order, value: Value) -> Order:
     """Comes after the task: the light learner has no algorithm that could be chosen."""
+    from p2pfusion.algorithms.presets import PRESETS  # brings torch, which a light run does without
+
     name = str(value)
     if name not in PRESETS:
         raise UsageError(f"unknown algorithm {name!r}: choose one of {', '.join(PRESETS)}")

@@ -205,7 +205,8 @@ class Authoring:
         if found is None:
             self._doubts = None
             text = "what this node had left to send when it stopped is dropped: others may count it already"
-            self._state.warn("residual-dropped", text)
+            if doubts.residual.any():
+                self._state.warn("residual-dropped", text)
             return
         for entry in found:
             if entry.manifest.round not in self._mine:

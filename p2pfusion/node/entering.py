@@ -56,8 +56,10 @@ def _is_doubtful(state: State, begin_s: float) -> bool:
     """Whether somebody else may be me: who was here before gives those who know a copy time to tell of it."""
     if state.incarnation < 2 * LIFE:
         return False
-    since_s = begin_s if state.doubted_s is None else state.doubted_s
-    return state.now_s() - since_s < DOUBT_INTERVALS * state.config.gossip.gossip_interval_s
+    gossip, now_s = state.config.gossip, state.now_s()
+    if state.doubted_s is not None and now_s - state.doubted_s < gossip.gossip_interval_max_s:
+        return True  # a copy in slow rounds speaks no more often
+    return now_s - begin_s < DOUBT_INTERVALS * gossip.gossip_interval_s
 
 
 def _is_past_the_end(state: State) -> bool:

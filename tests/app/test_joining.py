@@ -87,7 +87,7 @@ def test_a_node_says_that_the_folder_holds_another_run() -> None:
 def test_a_node_says_that_what_it_had_is_damaged() -> None:
     text = resumption(None, MINE, {OTHER: 12}, GOAL, ["checkpoint-8.safetensors.damaged"])
     assert text == (
-        "what the state folder held of this run is damaged (see checkpoint-8.safetensors.damaged): this one starts anew"
+        "damaged in the state folder: checkpoint-8.safetensors.damaged; nothing of this run can be used: it starts anew"
     )
     resumed = resumption(8, MINE, {MINE: 8}, Until(), ["checkpoint-16.safetensors.damaged"])
     assert resumed == "resumed from round 8 of this run"

@@ -8,8 +8,8 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -381,6 +381,14 @@ def test_without_ray_the_fix_is_told(monkeypatch: pytest.MonkeyPatch, capsys: py
     assert capsys.readouterr().err == "error: --engine ray: ray is not installed: run pip install 'p2pfusion[ray]'\n"
 
 
+def test_a_light_run_does_without_torch() -> None:
+    script = (
+        f"import sys\nfrom p2pfusion.app.cli import main\nstatus = main({LIGHT!r})\n"
+        "sys.exit(status or 'torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, check=False).returncode == 0
+
+
 def test_every_packaged_scenario_can_be_ordered() -> None:
     for name in ("churn", "latency", "partition", "scale", "stragglers"):
         assert orders_of(SimulateOptions(name=name))[0].scenario.name == name
@@ -414,7 +422,8 @@ def test_two_signals_in_a_row_end_a_single_run_without_a_traceback() -> None:
         assert process.stderr is not None
         assert "1 run of 8 nodes" in process.stderr.readline()
         for wait_s in (0.5, 0.002):  # the first in the middle of the run
-            time.sleep(wait_s)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(wait_s)
             process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 130
         assert process.stderr.read() == "interrupted: 0 of 1 run done\n"

@@ -20,7 +20,7 @@ import pytest
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 
 SEEDS = range(1, 6)
-LEARNT_ROUNDS = os.environ.get("P2PFUSION_CHURN_ROUNDS", "40")
+LEARNT_ROUNDS = os.environ.get("P2PFUSION_CHURN_ROUNDS", "30")
 """The soak takes all 110."""
 TOLD = ("forks", "switches", "grafts", "too_late", "orphans", "lost", "crashes", "tip_lag_median", "tip_lag_p90")
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,8 @@ from p2pfusion.errors import ConfigError, InvariantViolation, TaskError, Trainin
 from p2pfusion.lab import traces
 from p2pfusion.lab.knobs import Order, order_of
 from p2pfusion.lab.sweeps import expand
-from p2pfusion.lab.traces import changed_since, differences, order_from, order_text, perform, result_of
+from p2pfusion.lab.traces import NoTrace, changed_since, differences, order_from, order_text, perform, result_of
+from p2pfusion.lab.writing import TRACE_HEAD
 from p2pfusion.sim.light import light_learner
 from p2pfusion.sim.loading import named, names
 from p2pfusion.sim.world import Learner
@@ -40,10 +41,19 @@ def test_an_infinite_setting_survives_as_text() -> None:
     assert order_from(text).settings == {"half_life": math.inf}
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[1]", "no json", '{"v":1,"event":"round"}', '{"v":99,"event":"run"}'])
+@pytest.mark.parametrize("text", ["", "{}", "[1]", "no json", '{"v":1,"event":"round"}', '{"v":1,"event":"run"}'])
 def test_what_is_no_order_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="not the trace of a run"):
+    with pytest.raises(NoTrace, match="not the trace of a run"):
         order_from(text)
+
+
+def test_a_trace_of_another_version_is_refused() -> None:
+    with pytest.raises(ConfigError, match="v = 99: must be 1"):
+        order_from('{"v":99,"event":"run"}')
+
+
+def test_an_order_begins_as_traces_are_known_by() -> None:
+    assert order_text(small()).encode().startswith(TRACE_HEAD)
 
 
 def test_a_scenario_of_another_version_is_refused_by_the_name_of_the_field() -> None:

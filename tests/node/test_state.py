@@ -8,7 +8,7 @@ import pytest
 
 from p2pfusion.config import DIGESTS_PER_REPORT_MAX, OPEN_ROUNDS_MAX, NodeConfig
 from p2pfusion.node.events import PeerEvent
-from p2pfusion.node.state import INCARNATION_MAX, Bell
+from p2pfusion.node.state import ANSWERS_PROOF, INCARNATION_MAX, Bell
 from p2pfusion.sim.loop import run
 from p2pfusion.swarm.membership import Change
 from p2pfusion.wire.codec import encode_gossip
@@ -184,6 +184,27 @@ def test_several_old_lives_are_no_copy():
         assert (one.state.incarnation, one.warnings()) == ((9 << 20) + 1, [])
         one.state.seen_myself(report(1, incarnation=(9 << 20) + 2), is_direct=False)
         assert [w.code for w in one.warnings()] == ["copied-state"]
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("role", "address", "is_displaced"),
+    [("syncing", "10.0.0.0:7000", True), ("syncing", "10.0.0.2:7000", False), ("trains", "10.0.0.2:7000", True)],
+)
+@pytest.mark.parametrize("answers", [0, 1, ANSWERS_PROOF])
+def test_which_of_two_is_the_one_to_go(role, address, is_displaced, answers):
+    """Who speaks as me, or answers me time and again, lives; a single answer may be an older life of mine."""
+
+    async def main() -> None:
+        one = parts().state
+        one.addresses = ("10.0.0.1:7000",)
+        one.report()
+        for number in range(answers + 1 if answers else 1):
+            line = report(1, incarnation=one.incarnation + number, addresses=(address,), role=role)
+            one.seen_myself(line, is_direct=not answers)
+        assert one.is_displaced == (is_displaced and answers != 1)
+        assert one.doubted_s == one.now_s()
 
     run(main)
 

@@ -83,10 +83,16 @@ class Twin(model.Node):
             self.ledger.set_limit(self.limit)
         self.chains.same("genesis", start)
         self.now = 0.0
+        self.promised = 0
         self.is_mirrored = True
         self.is_deciding = False
         self.compared: Any = None
         self.line: MemberLine | None = None
+
+    @property
+    def floor(self) -> int:
+        """The model's falls when a switch takes its tip back; what was promised stays promised (PROTOCOL.md 4)."""
+        return max(super().floor, self.promised)
 
     # -- every move, on both ------------------------------------------------------------------------------------------
 
@@ -198,6 +204,7 @@ class Twin(model.Node):
 
     def switch(self, other: Twin) -> None:
         self.tally["switched"] += 1
+        self.promised = self.floor
         links = other.ledger.links
         fork = self.ledger.fork_round(links)
         assert fork is not None

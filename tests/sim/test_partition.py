@@ -121,7 +121,7 @@ def test_the_healed_model_is_no_worse_than_the_better_half(learnt):
     assert grafted >= better - 0.02, "and the average itself is no wreck"
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize(
     "partition",
     [
