@@ -181,7 +181,8 @@ def simulate(**options: Any) -> int:
     p2pfusion simulate churn --half-life 10s,30s,inf --seeds 3 --out churn/
     p2pfusion simulate replay churn/trace-30s-seed1.jsonl
     """
-    from p2pfusion.app.simulating import SimulateOptions, run_simulate
+    from p2pfusion.app.orders import SimulateOptions
+    from p2pfusion.app.simulating import run_simulate
 
     return run_simulate(SimulateOptions(**options))
 

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from p2pfusion.app.orders import EXIT_BAD, SimulateOptions, work
 from p2pfusion.app.runs import say_run
-from p2pfusion.app.simulating import EXIT_BAD, SimulateOptions, work
 from p2pfusion.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from p2pfusion.app.words import percent
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from p2pfusion.app.simulating import SimulateOptions
+    from p2pfusion.app.orders import SimulateOptions
     from p2pfusion.lab.knobs import Order
     from p2pfusion.lab.results import Simulated
 

@@ -10,56 +10,21 @@ import os
 import shlex
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from p2pfusion.app.interrupts import HARD_EXIT_STATUS, interrupted_once
+from p2pfusion.app.orders import EXIT_BAD, LIGHT, SimulateOptions, work
 from p2pfusion.app.runs import plan_words, print_table, runs_words, say_run
 from p2pfusion.errors import UsageError
 
 if TYPE_CHECKING:
     from p2pfusion.app.progress import Meter
-    from p2pfusion.lab.engines import Say
     from p2pfusion.lab.knobs import Order, Value
     from p2pfusion.lab.results import Simulated
     from p2pfusion.lab.writing import Folder
-    from p2pfusion.sim.world import Learner
 
-EXIT_BAD = 1
-"""A run ended without agreement, or broke an invariant."""
 REPLAY = "replay"
-LIGHT = "light"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SimulateOptions:
-    """What `simulate` was called with; units as `values` parses them.
-
-    What carries the name of a knob of `lab.knobs` is None (as the scenario says) or the values to be run with.
-    """
-
-    name: str
-    file: Path | None = None
-    nodes: tuple[int, ...] | None = None
-    rounds: tuple[int, ...] | None = None
-    rate: tuple[float, ...] | None = None
-    task: tuple[str, ...] | None = None
-    algorithm: tuple[str, ...] | None = None
-    loss: tuple[float, ...] | None = None
-    latency: tuple[float, ...] | None = None
-    bandwidth: tuple[float, ...] | None = None
-    half_life: tuple[float, ...] | None = None
-    slow: tuple[float, ...] | None = None
-    apart: tuple[float, ...] | None = None
-    seed: tuple[int, ...] | None = None
-    seeds: int = 1
-    out: Path | None = None
-    engine: Literal["local", "ray"] = "local"
-    jobs: int | None = None
-    json: bool = False
-    quiet: bool = False
-    verbose: bool = False
 
 
 def chosen_by(options: SimulateOptions) -> dict[str, tuple[Value, ...]]:
@@ -189,38 +154,6 @@ def _results(options: SimulateOptions, orders: Sequence[Order], meter: Meter) ->
     if options.engine == "ray":
         return engines.on_ray(texts, work, meter.told, engines.find_ray())
     return engines.local(texts, work, meter.told, options.jobs or engines.default_jobs(len(texts)))
-
-
-def work(text: str, say: Say) -> str:
-    """One run, wherever an engine does it: order -> trace. Raises what `lab.traces.perform` raises."""
-    from p2pfusion.lab.traces import order_from, perform
-
-    return perform(order_from(text), learner_of, say)
-
-
-def learner_of(order: Order) -> Learner:
-    """What each node learns: the task on its part of the data, or next to nothing. Raises `TaskError`, `UsageError`."""
-    scenario = order.scenario
-    if scenario.learns == LIGHT:
-        from p2pfusion.sim.light import light_learner
-
-        return light_learner() if scenario.round_cost_s is None else light_learner(cost_s=scenario.round_cost_s)
-    from p2pfusion.algorithms.presets import algorithm
-    from p2pfusion.algorithms.sliced import Sliced
-    from p2pfusion.app.tasks import find_task
-    from p2pfusion.core.task import prepare
-
-    run_seed = scenario.run.seed
-    task = find_task(order.task, run_seed)
-
-    def learner(index: int) -> Sliced:
-        prepared = prepare(task, run_seed, (index, scenario.nodes))
-        made = algorithm(order.algorithm, prepared, seed=index)
-        if scenario.round_cost_s is not None:
-            made.step_cost_s = scenario.round_cost_s / prepared.steps_per_round
-        return made
-
-    return learner
 
 
 def _write(

@@ -139,7 +139,7 @@ class Node:
         remembered = await remember(self._state, self._run_id)
         state = self._state = remembered.state
         state.begin(self._run_id, self._genesis_hash)
-        self._kept.keep(snapshots.take(self._run_id, state.ledger.tip, state.replica.sealed))
+        self._kept.keep(snapshots.take(self._run_id, state.ledger.tip, state.replica.sealed), state.now_s())
         self._calls, authoring = Calls(state), Authoring(state)
         self._gossiping = Gossiping(state, self._calls, group, self._refused)
         grafting = Grafting(state, self._gossiping.pass_on)

@@ -234,7 +234,7 @@ def resume(found: Examined, state: State, kept: Snapshots, authoring: Authoring,
     state.replica.sealed = found.kept.model
     state.model_hash = snapshots.hash_of(found.kept.model)
     kept.drop_above(-1)
-    kept.keep(found.kept)
+    kept.keep(found.kept, state.now_s())
     for manifest, segments in record.open:
         entry = ledger.add(contribution_id(manifest), manifest, state.now_s())
         for index, data in enumerate(segments if entry is not None else ()):

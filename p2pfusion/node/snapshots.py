@@ -92,7 +92,7 @@ class Snapshots:
         self._kept: dict[int, Kept] = {}
         self._read_s: dict[int, float] = {}
 
-    def keep(self, snapshot: Kept, now_s: float = 0.0) -> None:
+    def keep(self, snapshot: Kept, now_s: float) -> None:
         """Add one; of the older ones at most `READ_KEPT_MAX` stay, those read within `READ_S`."""
         self._kept[snapshot.manifest.round] = snapshot
         older = sorted(self._kept)[:-SNAPSHOTS_KEPT_MAX]

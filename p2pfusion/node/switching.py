@@ -88,7 +88,7 @@ class Switching:
         self._moved(fork, ledger.switch(fork, links), model)
         self._kept.drop_above(fork)
         for link, snapshot in passed:
-            self._kept.keep(snapshots.counting(snapshot, ledger.grafts.until(link.round)))
+            self._kept.keep(snapshots.counting(snapshot, ledger.grafts.until(link.round)), self._state.now_s())
         return True
 
     def _sealed(self, round_: int) -> Counting:
@@ -140,7 +140,7 @@ class Switching:
             )
         self._moved(fork, loss, model)
         self._kept.drop_above(-1)
-        self._kept.keep(snapshots.counting(taken, grafts))
+        self._kept.keep(snapshots.counting(taken, grafts), state.now_s())
         return True
 
     def _moved(self, fork: int, loss: Loss | None, model: Vector) -> None:

@@ -18,8 +18,9 @@ import pytest
 
 from p2pfusion.app import simulating
 from p2pfusion.app.cli import main
+from p2pfusion.app.orders import SimulateOptions, learner_of
 from p2pfusion.app.runs import plan_words, print_table
-from p2pfusion.app.simulating import SimulateOptions, command_of, learner_of, orders_of
+from p2pfusion.app.simulating import command_of, orders_of
 from p2pfusion.lab import traces
 from p2pfusion.lab.knobs import Order, order_of
 from p2pfusion.lab.results import Simulated, row_json

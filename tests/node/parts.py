@@ -145,7 +145,7 @@ def parts(
     state.addresses = (f"10.0.0.{index}:7000",)
     state.role = "trains"
     kept = Snapshots()
-    kept.keep(take(state.run_id, state.ledger.tip, state.replica.sealed))
+    kept.keep(take(state.run_id, state.ledger.tip, state.replica.sealed), 0.0)
     calls, authoring, refusals = Calls(state), Authoring(state), []
     gossiping = Gossiping(state, calls, group or asyncio.TaskGroup(), refusals.append)
     made = Parts(

@@ -244,7 +244,7 @@ def test_a_damaged_snapshot_is_taken_from_somebody_else():
         liar.state.ledger.install(other.state.ledger.links, Grafts())
         kept = other.kept.at_or_before(3 * EVERY)
         assert kept is not None
-        liar.kept.keep(replace(kept, model=kept.model + np.float32(1.0)))
+        liar.kept.keep(replace(kept, model=kept.model + np.float32(1.0)), 0.0)
         one.meet(liar, other)
         await at_work(one, 3.0)
         agree(one, other)

@@ -163,7 +163,7 @@ def test_a_snapshot_and_its_segments():
     one = parts()
     model = np.arange(BLUEPRINT.size, dtype=np.float32)
     link = link_after(one.state.ledger.tip)
-    one.kept.keep(take(one.state.run_id, link, model))
+    one.kept.keep(take(one.state.run_id, link, model), 0.0)
     manifest = decode_snapshot(ask(one, f"/v1/snapshots/{link.chain.hex()}").body)
     assert (manifest.round, manifest.chain) == (1, link.chain)
     assert bytes(ask(one, f"/v1/snapshots/{link.chain.hex()}/0").body) == model.astype("<f4").tobytes()

@@ -28,7 +28,7 @@ def snapshot(round: int, size: int = 3) -> Kept:
 def kept(*rounds: int) -> Snapshots:
     made = Snapshots()
     for round_ in rounds:
-        made.keep(snapshot(round_))
+        made.keep(snapshot(round_), 0.0)
     return made
 
 
@@ -80,7 +80,7 @@ def test_an_older_one_does_not_push_a_newer_one_out():
 def test_of_one_round_the_last_is_kept():
     both = kept(8)
     other = take(RUN_ID, Link(round=8, chain=b"o" * 32, weight=1, ids=()), np.ones(3, np.float32))
-    both.keep(other)
+    both.keep(other, 0.0)
     assert both.by_chain(link(8).chain) is None
     assert both.by_chain(b"o" * 32) is other
 

@@ -91,8 +91,11 @@ class Twin(model.Node):
 
     @property
     def floor(self) -> int:
-        """The model's falls when a switch takes its tip back; what was promised stays promised (PROTOCOL.md 4)."""
-        return max(super().floor, self.promised)
+        """The model's falls when a switch takes its tip back; what was promised stays promised (PROTOCOL.md 4). And
+        with a limit the ledger knows at once that it will publish no more, the model only when it would.
+        """
+        floor = max(super().floor, self.promised)
+        return 10**9 if self.limit is not None and floor > self.limit else floor
 
     # -- every move, on both ------------------------------------------------------------------------------------------
 
@@ -155,7 +158,8 @@ class Twin(model.Node):
     def graft(self, x: dict[str, Any]) -> None:
         self.tally["grafted"] += 1
         loss = next(loss for loss in self.ledger.losses if self.keys_of(loss.key) == x["key"])
-        assert not self.ledger._has_open_graft()
+        held = [e for slots in self.ledger.open.values() for e in slots.values() if e.manifest.graft and e.is_complete]
+        assert all(e.manifest.graft.after != self.ledger.grafts.total for e in held), "one on its way stops only mine"
         share = x["weight"] / (x["weight"] + self.tip.weight - x["fork_weight"])
         assert share_of(loss, self.ledger.tip.weight) == share
         round_ = self.newest + 1 if self.done else self.floor
