@@ -94,16 +94,7 @@ class Ledger(OpenRounds):
         self._sealed[link.round] = chosen
         self._append(link, chosen.values())
         self.newest = max(self.newest, link.round)
-        if link.graft is not None:
-            self._close_covered()
         self.losses.settle(self.grafts, self.is_mine)
-
-    def _close_covered(self) -> None:
-        """A graft stands for these now: in an open round they would count twice."""
-        for slots in self.open.values():
-            for id_ in [id_ for id_ in slots if self.grafts.covers(id_)]:
-                del slots[id_]
-                self._forget(id_)
 
     def forget_payloads(self, through_round: int) -> None:
         """Rounds up to this one are in a snapshot: only their links stay."""
@@ -144,7 +135,7 @@ class Ledger(OpenRounds):
         for link in links:
             self.seal(link)
         for entry in still_open:
-            if entry.manifest.round > self.tip.round and not self.grafts.covers(entry.id):
+            if entry.manifest.round > self.tip.round:
                 self.open.setdefault(entry.manifest.round, {})[entry.id] = entry
         self._changed()
         kept = {e.id for slots in self.open.values() for e in slots.values()}
@@ -189,7 +180,7 @@ class Ledger(OpenRounds):
         self._sealed.clear()
         self.open.clear()
         self.opened_at_s = {r: t for r, t in self.opened_at_s.items() if r > self.tip.round}
-        self.entries = {entry.id: entry for entry in still_open if not grafts.covers(entry.id)}
+        self.entries = {entry.id: entry for entry in still_open}
         self.held_bytes = sum(entry.held_bytes for entry in self.entries.values())
         for entry in self.entries.values():
             self.open.setdefault(entry.manifest.round, {})[entry.id] = entry

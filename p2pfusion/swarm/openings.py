@@ -56,7 +56,7 @@ class OpenRounds(Links):
         """
         if (known := self.entries.get(id_)) is not None:
             return known
-        slots = self._open_slots(id_, manifest, now_s)
+        slots = self._open_slots(manifest, now_s)
         if slots is not None and len(slots) < LINK_IDS_MAX and self._fits_slot(slots, id_, manifest):
             self.entries[id_] = slots[id_] = entry = Entry(id_, manifest)
             self.newest = max(self.newest, manifest.round)
@@ -83,14 +83,14 @@ class OpenRounds(Links):
             self._counted.pop(round_, None)
             self._digests.pop(round_, None)
 
-    def _open_slots(
-        self, id_: ContributionId, manifest: Contribution, now_s: float
-    ) -> dict[ContributionId, Entry] | None:
-        """The set of an open round, or None when it is sealed, too far ahead, beyond the run's end, or when a graft
-        stands for this already. Grafts have no end: what the run's last rounds lost comes after them.
+    def _open_slots(self, manifest: Contribution, now_s: float) -> dict[ContributionId, Entry] | None:
+        """The set of an open round, or None when it is sealed, too far ahead or beyond the run's end.
+
+        Grafts have no end: what the run's last rounds lost comes after them. What a graft stands for is never open: it
+        lies below the losing tip, and that below the winner's.
         """
         round_ = manifest.round
-        if not self.tip.round < round_ <= self.tip.round + OPEN_ROUNDS_MAX or self.grafts.covers(id_):
+        if not self.tip.round < round_ <= self.tip.round + OPEN_ROUNDS_MAX:
             return None
         if self.limit is not None and round_ > self.limit and manifest.kind == "work":
             return None

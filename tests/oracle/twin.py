@@ -162,6 +162,7 @@ class Twin(model.Node):
         assert all(e.manifest.graft.after != self.ledger.grafts.total for e in held), "one on its way stops only mine"
         share = x["weight"] / (x["weight"] + self.tip.weight - x["fork_weight"])
         assert share_of(loss, self.ledger.tip.weight) == share
+        self.done = self.done or self.floor == 10**9
         round_ = self.newest + 1 if self.done else self.floor
         assert self.ledger.graft_round == round_ or (self.done and self.ledger.floor != FLOOR_NEVER)
         while any(c.key and c.author == self.me for c in self.open.get(round_, {}).values()):
