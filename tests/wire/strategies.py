@@ -9,7 +9,7 @@ import numpy as np
 from blake3 import blake3
 from hypothesis import strategies as st
 
-from p2pfusion.config import WEIGHT_MAX, RunConfig
+from p2pfusion.config import ROUND_MAX, WEIGHT_MAX, RunConfig
 from p2pfusion.core.blueprint import Axis, Blueprint, Dim, Init, Parameter
 from p2pfusion.core.submodel import SubModel
 from p2pfusion.wire.compression import encode, segment_sizes
@@ -94,6 +94,7 @@ def slices(draw: st.DrawFn, blueprint: Blueprint = BLUEPRINT) -> SubModel:
 
 
 segment_infos = st.builds(SegmentInfo, hashes, st.integers(1, 1 << 20))
+rounds = st.integers(0, ROUND_MAX)
 grafts = st.builds(
     Graft,
     fork_chain=hashes,
@@ -119,7 +120,7 @@ contributions = st.builds(
     segments=tuples(segment_infos, 3, least=1),
     graft=st.none() | grafts,
 )
-links = st.builds(Link, round=counts, chain=hashes, weight=counts, ids=rising(hashes, 3), graft=st.none() | hashes)
+links = st.builds(Link, round=rounds, chain=hashes, weight=counts, ids=rising(hashes, 3), graft=st.none() | hashes)
 chains = rising(links, 3, key=lambda link: link.round)
 shard_reports = st.builds(
     ShardReport,
@@ -157,7 +158,7 @@ gossips = st.builds(
 snapshots = st.builds(
     Snapshot,
     run_id=hashes,
-    round=counts,
+    round=rounds,
     chain=hashes,
     weight=counts,
     segments=tuples(segment_infos, 3, least=1),
