@@ -93,7 +93,7 @@ class Chain:
         ledger = self._state.ledger
         if ledger.has_chain(shard.tip_round, shard.tip_chain):
             return False
-        return shard.tip_round > ledger.tip.round or _beats(shard, ledger.tip)
+        return shard.tip_round > ledger.tip.round or ledger.is_beaten_by(shard.tip_weight, shard.tip_chain)
 
     def _is_at_its_end(self) -> bool:
         ledger = self._state.ledger
@@ -185,7 +185,3 @@ class Chain:
         captured = capture(self._state, self._authoring, self._grafting, self._kept)
         self._save_due_s = self._state.now_s() + captured.pause_s
         await self._state.disk.save_checkpoint(captured.checkpoint)
-
-
-def _beats(shard: ShardReport, tip: Link) -> bool:
-    return (shard.tip_weight, shard.tip_chain) > (tip.weight, tip.chain)

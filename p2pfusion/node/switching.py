@@ -63,8 +63,7 @@ class Switching:
         return base is not None and all(self._state.ledger.sealed_entries(r) is not None for r in since)
 
     def _is_heavier(self, links: Sequence[Link]) -> bool:
-        tip = self._state.ledger.tip
-        return bool(links) and (links[-1].weight, links[-1].chain) > (tip.weight, tip.chain)
+        return bool(links) and self._state.ledger.is_beaten_by(links[-1].weight, links[-1].chain)
 
     async def _switch(self, peer: PeerId, fork: int, links: Sequence[Link]) -> bool:
         """Two chains that fork: adopt theirs when it still beats mine once everything of it is here."""

@@ -27,6 +27,10 @@ class Links:
         """The newest sealed round; genesis at first."""
         return self.links[-1]
 
+    def is_beaten_by(self, weight: int, chain: bytes) -> bool:
+        """Whether a tip of that weight wins over mine; of equal ones the larger chain (PROTOCOL.md 5)."""
+        return (weight, chain) > (self.tip.weight, self.tip.chain)
+
     def link_at(self, round_: int) -> Link | None:
         """The link of a sealed round, or None when it is unknown or no longer kept."""
         index = round_ - self.links[0].round

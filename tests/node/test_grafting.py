@@ -13,7 +13,7 @@ from p2pfusion.sim.loop import run
 from p2pfusion.swarm import grafts
 from p2pfusion.swarm.grafts import LOSSES_MAX, Loss, Losses
 from p2pfusion.wire.messages import GraftKey
-from tests.node.parts import Parts, Wire, copied, parts, until
+from tests.node.parts import Parts, Wire, at_work, copied, parts, until
 from tests.node.test_chain import agree, forked
 
 EVERY = RunConfig().snapshot_every_rounds
@@ -100,11 +100,17 @@ def test_a_joiner_learns_from_the_snapshot_what_was_grafted():
     run(main)
 
 
-def test_the_loss_is_remembered_until_its_graft_is_sealed():
+def test_the_loss_is_owed_until_its_graft_is_sealed():
     async def main() -> None:
         one, other = await forked(Wire(), 1, 2, 4)
-        await both_at_work(one, other, 2.0)
-        assert one.state.report().owes_graft or one.state.ledger.grafts.total
+        for node in (one, other):
+            node.state.ledger.set_limit(5)
+        await at_work(one, 15.0)
+        assert [w.code for w in one.warnings()] == ["switched", "graft"], "published, but the other has not heard of it"
+        assert one.state.report().owes_graft
+        await both_at_work(one, other, 25.0)
+        assert one.state.ledger.grafts.total == 1
+        assert not one.state.report().owes_graft
 
     run(main)
 

@@ -241,7 +241,8 @@ def test_what_cannot_happen_is_refused(wrong):
 
 
 def test_the_most_that_can_happen_is_not():
-    Scenario(nodes=NODES_MAX, partitions=(PARTITION,) * FAULTS_MAX)
+    most = Scenario(nodes=NODES_MAX, partitions=(PARTITION,) * FAULTS_MAX)
+    assert (most.nodes, len(most.partitions)) == (NODES_MAX, FAULTS_MAX)
 
 
 @pytest.mark.parametrize("seed", [0, 4, 8, 11])
