@@ -44,10 +44,13 @@ NEIGHBOURS = {
 """(who, whom) within one cell. `net` and `sim` never see each other, and nothing that is seen sees back."""
 ONLY_IN = {
     "aiohttp": ("net",),
+    "backports": ("wire.lossless",),
+    "compression": ("wire.lossless",),
     "zeroconf": ("net",),
     "ifaddr": ("net",),
     "msgpack": ("wire.packing",),
     "rich": ("app",),
+    "prometheus_client": ("app",),
     "click": ("app",),
     "platformdirs": ("app",),
     "matplotlib": ("lab.figures",),

@@ -17,11 +17,15 @@ from numpy.typing import NDArray
 
 from p2pfusion.config import COVERED_IDS_MAX, VALUE_MAX, WEIGHT_MAX, RunConfig
 from p2pfusion.core.blueprint import Blueprint
+from p2pfusion.errors import WireError
 from p2pfusion.swarm.grafts import cover_sizes, ids_in
-from p2pfusion.wire.compression import CODECS, Body, decode_into, segment_sizes
+from p2pfusion.wire.compression import CODECS, Body, elements_per_segment, opened, segment_elements, size_range
 from p2pfusion.wire.messages import Contribution
 
 Rule = Callable[[Contribution, Blueprint, RunConfig], bool]
+_DECODED_MAX = VALUE_MAX * (1 + 2.0**-20)
+"""For what an author checked against `VALUE_MAX` and a codec's rounding put an ulp above it. Integers that no encoder
+writes, a seventh above that at most, pass too: `VALUE_MAX` leaves room for far more."""
 
 
 def judge(manifest: Contribution, blueprint: Blueprint, run: RunConfig) -> str | None:
@@ -29,9 +33,9 @@ def judge(manifest: Contribution, blueprint: Blueprint, run: RunConfig) -> str |
     return next((reason for reason, holds in RULES if not holds(manifest, blueprint, run)), None)
 
 
-def judge_segment(manifest: Contribution, index: int, data: Body) -> str | None:
+def judge_segment(manifest: Contribution, index: int, data: Body, blueprint: Blueprint) -> str | None:
     """Why these bytes are not segment `index` of a manifest that passed `judge`: `index`, `size`, `hash`, `covers`,
-    `finite`.
+    `encoding`, `finite`.
     """
     if not 0 <= index < len(manifest.segments):
         return "index"
@@ -40,11 +44,14 @@ def judge_segment(manifest: Contribution, index: int, data: Body) -> str | None:
         return "size"
     if blake3(data).digest() != expected.hash:
         return "hash"
-    values = np.empty(expected.size // CODECS[manifest.codec].element_bytes, np.float32)
     if manifest.graft is not None and index >= len(manifest.segments) - len(cover_sizes(manifest.graft.covers)):
         return None if is_ascending(data) else "covers"
-    decode_into(manifest.codec, data, values)
-    return None if is_sound(values) else "finite"
+    step = elements_per_segment(manifest.codec)
+    try:
+        segment = opened(manifest.codec, data, min(step, manifest.sub_model.size(blueprint) - index * step))
+    except WireError:
+        return "encoding"
+    return None if segment.largest() <= _DECODED_MAX else "finite"
 
 
 def is_sound(values: NDArray[np.float32]) -> bool:
@@ -73,10 +80,14 @@ def _has_right_sub_model(manifest: Contribution, blueprint: Blueprint, _: RunCon
 
 
 def _has_right_segments(manifest: Contribution, blueprint: Blueprint, _: RunConfig) -> bool:
-    """The schema alone says how many segments of which sizes there are; an empty sub-model has none and is refused."""
-    values = segment_sizes(manifest.codec, manifest.sub_model.size(blueprint))
+    """The schema alone says how many segments there are and how large; an empty sub-model has none and is refused."""
+    elements = segment_elements(manifest.codec, manifest.sub_model.size(blueprint))
     covers = cover_sizes(manifest.graft.covers) if manifest.graft else ()
-    return len(values) > 0 and tuple(segment.size for segment in manifest.segments) == values + covers
+    sizes = tuple(segment.size for segment in manifest.segments)
+    if not elements or len(sizes) != len(elements) + len(covers) or sizes[len(elements) :] != covers:
+        return False
+    ranges = (size_range(manifest.codec, one) for one in elements)
+    return all(least <= size <= most for size, (least, most) in zip(sizes, ranges, strict=False))
 
 
 def _is_whole_graft(manifest: Contribution, blueprint: Blueprint, _: RunConfig) -> bool:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from p2pfusion.config import ROUND_MAX, WEIGHT_MAX, RunConfig
 from p2pfusion.core.blueprint import Axis, Blueprint, Dim, Init, Parameter
 from p2pfusion.core.submodel import SubModel
-from p2pfusion.wire.compression import encode, segment_sizes
+from p2pfusion.wire.compression import encode, segment_elements, size_range
 from p2pfusion.wire.messages import (
     ROLES,
     Contribution,
@@ -190,7 +190,8 @@ def work(
     chosen = sub_model or BLUEPRINT.whole()
     values = np.random.default_rng(seed).normal(size=chosen.size(BLUEPRINT)).astype(np.float32)
     segments = encode(codec, values)
-    assert tuple(map(len, segments)) == segment_sizes(codec, values.size)
+    for segment, elements in zip(segments, segment_elements(codec, values.size), strict=True):
+        assert size_range(codec, elements)[0] <= len(segment) <= size_range(codec, elements)[1]
     manifest = Contribution(
         shard=0,
         round=round,
