@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from blake3 import blake3
 
 from p2pfusion.config import AXES_MAX, BLOCKS_MAX
+from p2pfusion.core.overlaps import Common
 from p2pfusion.core.submodel import Layout, SubModel, layout
 from p2pfusion.errors import TaskError
 
@@ -94,6 +95,8 @@ class Blueprint:
     """Scalars in the whole model."""
     layouts: dict[SubModel, Layout] = field(init=False, compare=False, repr=False)
     """Layouts that `submodel.layout` has worked out, bounded there."""
+    commons: dict[tuple[SubModel, SubModel], Common] = field(init=False, compare=False, repr=False)
+    """What pairs of sub-models have in common, as `overlaps.common` found it, bounded there."""
 
     def __post_init__(self) -> None:
         _check(self)
@@ -105,6 +108,7 @@ class Blueprint:
         object.__setattr__(self, "parameter_slices", MappingProxyType(places))
         object.__setattr__(self, "size", start)
         object.__setattr__(self, "layouts", {})
+        object.__setattr__(self, "commons", {})
 
     def axis(self, name: str) -> Axis:
         """The axis of that name. Raises `KeyError`."""

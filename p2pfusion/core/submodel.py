@@ -5,11 +5,8 @@ stages and the whole model are all values of this one type, so extraction, overl
 once, here. Its values are one flat float32 vector: the parameters of the kept blocks in blueprint order, each in C
 order of its kept indices, ascending. A *segment* is a range of that vector.
 
-The one primitive is `match`: for one parameter, which rectangle of one sub-model is which rectangle of another. Axes
-are cut into few ranges as a rule, so the rectangles are basic slices (seven times faster than gathering by index);
-where a random scheme cuts an axis into many, index arrays take over.
-
-This module deliberately does not know torch, the wire, or who chose the sub-model.
+Where two sub-models overlap, `overlaps` says. This module deliberately does not know torch, the wire, or who chose the
+sub-model.
 """
 
 from __future__ import annotations
@@ -18,28 +15,23 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from p2pfusion.config import RANGES_PER_AXIS_MAX
+from p2pfusion.core.overlaps import Ranges, common, match
 
 if TYPE_CHECKING:
     from p2pfusion.core.blueprint import Blueprint, Parameter
 
 Vector = npt.NDArray[np.float32]
 """One flat float32 vector: the values of a model or of a sub-model."""
-Ranges = tuple[tuple[int, int], ...]
 Layout = dict[str, tuple[slice, tuple[int, ...]]]
 """Parameter name -> its slice of the flat vector and its shape, in order."""
-Index = tuple[Any, ...]
-"""What indexes one parameter's array: a slice per dimension, or open index arrays."""
-
 LAYOUTS_KEPT_MAX = 256
 """Layouts remembered for one blueprint: those of some rounds' contributions; then they are all forgotten at once."""
-RECTANGLES_MAX = 64
-"""Up to this many rectangles per parameter are copied one by one; beyond, one gather by index is cheaper."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +109,11 @@ class SubModel:
     def overlap(self, other: SubModel, blueprint: Blueprint) -> int:
         """How many scalars both hold."""
         blocks = frozenset(self.blocks) & frozenset(other.blocks)
-        total = 0
+        total, shared = 0, common(blueprint, self, other)
         for parameter in blueprint.parameters:
             if parameter.block in blocks:
-                common = _common(blueprint, parameter, self, other)
-                total += math.prod(sum(length for _, _, length in dim) for dim in common)
+                runs = shared.runs_of(parameter)
+                total += math.prod(sum(length for _, _, length in dim) for dim in runs)
         return total
 
     def positions(self, blueprint: Blueprint) -> npt.NDArray[np.int64]:
@@ -159,37 +151,23 @@ def layout(blueprint: Blueprint, sub_model: SubModel) -> Layout:
     return places
 
 
-def match(blueprint: Blueprint, parameter: Parameter, left: SubModel, right: SubModel) -> list[tuple[Index, Index]]:
-    """The scalars of one parameter that both hold, as index pairs: `left_array[i]` are the scalars `right_array[j]`.
-
-    The arrays are shaped as `layout` says. Both must hold the parameter's block. The list is empty without overlap.
-    """
-    common = _common(blueprint, parameter, left, right)
-    if math.prod(len(dim) for dim in common) <= RECTANGLES_MAX:
-        return [
-            (
-                tuple(slice(a, a + length) for a, _, length in corner),
-                tuple(slice(b, b + length) for _, b, length in corner),
-            )
-            for corner in itertools.product(*common)
-        ]
-    return [
-        (
-            np.ix_(*(np.concatenate([np.arange(a, a + length) for a, _, length in dim]) for dim in common)),
-            np.ix_(*(np.concatenate([np.arange(b, b + length) for _, b, length in dim]) for dim in common)),
-        )
-    ]
+def tensor_sizes(blueprint: Blueprint, sub_model: SubModel) -> tuple[int, ...]:
+    """How many scalars it holds of each parameter, in order."""
+    return tuple(span.stop - span.start for span, _ in layout(blueprint, sub_model).values())
 
 
 def extract(blueprint: Blueprint, vector: Vector, sub_model: SubModel) -> Vector:
     """The sub-model's values out of the whole model's; a new vector. Costs a slice, not a model."""
     places, whole = layout(blueprint, sub_model), blueprint.whole()
+    if sub_model == whole:
+        return np.array(vector, np.float32)
+    shared = common(blueprint, sub_model, whole)
     values = np.empty(sub_model.size(blueprint), np.float32)
     for parameter in _held(blueprint, sub_model):
         span, shape = places[parameter.name]
         source = vector[blueprint.parameter_slices[parameter.name]].reshape(blueprint.shape(parameter))
         target = values[span].reshape(shape)
-        for here, there in match(blueprint, parameter, sub_model, whole):
+        for here, there in shared.cuts(parameter):
             target[here] = source[there]
     return values
 
@@ -214,12 +192,12 @@ def segments(elements_total: int, elements_max: int) -> list[tuple[int, int]]:
 def _write(blueprint: Blueprint, vector: Vector, sub_model: SubModel, values: Vector | float, *, add: bool) -> None:
     size = sub_model.size(blueprint)
     flat = np.broadcast_to(np.asarray(values, np.float32), (size,))
-    places, whole = layout(blueprint, sub_model), blueprint.whole()
+    places, shared = layout(blueprint, sub_model), common(blueprint, sub_model, blueprint.whole())
     for parameter in _held(blueprint, sub_model):
         span, shape = places[parameter.name]
         source = flat[span].reshape(shape)
         target = vector[blueprint.parameter_slices[parameter.name]].reshape(blueprint.shape(parameter))
-        for here, there in match(blueprint, parameter, sub_model, whole):
+        for here, there in shared.cuts(parameter):
             if add:
                 target[there] += source[here]
             else:
@@ -266,33 +244,3 @@ def _check_ranges(ranges: Ranges, size: int, unit: int) -> None:
         if start % unit or stop % unit:
             raise ValueError("a range cuts through a unit")
         end = stop
-
-
-def _common(
-    blueprint: Blueprint, parameter: Parameter, left: SubModel, right: SubModel
-) -> list[list[tuple[int, int, int]]]:
-    """Per dimension: (start in left, start in right, length) of every common run, in local coordinates."""
-    runs = []
-    for dim in parameter.dims:
-        if dim.axis is None:
-            runs.append([(0, 0, dim.size)])
-        else:
-            both = _runs(left.ranges(blueprint, dim.axis), right.ranges(blueprint, dim.axis))
-            runs.append([(a * dim.size, b * dim.size, length * dim.size) for a, b, length in both])
-    return runs
-
-
-def _runs(left: Ranges, right: Ranges) -> list[tuple[int, int, int]]:
-    """Merge walk over two sorted range lists; linear in their lengths."""
-    found = []
-    i = j = base_left = base_right = 0
-    while i < len(left) and j < len(right):
-        (a, b), (c, d) = left[i], right[j]
-        start, stop = max(a, c), min(b, d)
-        if start < stop:
-            found.append((base_left + start - a, base_right + start - c, stop - start))
-        if b <= d:
-            i, base_left = i + 1, base_left + b - a
-        else:
-            j, base_right = j + 1, base_right + d - c
-    return found

@@ -29,7 +29,7 @@ from p2pfusion.core.genesis import genesis
 from p2pfusion.core.objectives import Loss, correct, cross_entropy
 from p2pfusion.core.sequential import blueprint_of
 from p2pfusion.core.submodel import Vector
-from p2pfusion.core.training import OptimizerFactory, Recipe, flattened, loaded
+from p2pfusion.core.training import Optimizer, OptimizerFactory, Recipe, Sgd, flattened, loaded
 from p2pfusion.errors import LocalError, TaskError
 
 STEPS_PER_ROUND_DEFAULT_MAX = 50
@@ -93,9 +93,9 @@ class Prepared:
         return Recipe(loss=self.loss, optimizer=self.optimizer, steps=self.steps_per_round, clip_norm=self.clip_norm)
 
 
-def sgd(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+def sgd(parameters: Iterable[nn.Parameter]) -> Optimizer:
     """The default optimizer."""
-    return torch.optim.SGD(parameters, lr=0.05, momentum=0.9)
+    return Sgd(parameters, lr=0.05, momentum=0.9)
 
 
 def prepare(task: Task, seed: int, part: tuple[int, int] | None = None) -> Prepared:
@@ -218,7 +218,7 @@ def _try(prepared: Prepared, batch: Batch) -> None:
         optimizer: object = prepared.optimizer(trained)
     except Exception as error:
         raise TaskError(f"{stage} failed on the first batch: {type(error).__name__}: {error}") from error
-    if not isinstance(optimizer, torch.optim.Optimizer):
+    if not isinstance(optimizer, Sgd | torch.optim.Optimizer):
         raise TaskError(f"optimizer: returned {type(optimizer).__name__}; return torch.optim.SGD(parameters, ...)")
     if not bool(torch.isfinite(value.detach()).all()):
         raise TaskError(f"the loss of the first batch is {float(value.detach())}; check the data's scale")

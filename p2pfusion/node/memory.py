@@ -36,9 +36,7 @@ class Memory:
         while ledger.held_bytes > bytes_max and (entry := self._oldest()) is not None:
             if not (self._has_disk and await self._spill(entry)):
                 break
-        if ledger.held_bytes > bytes_max and (sealed := ledger.sealed_rounds()):
-            while ledger.held_bytes > bytes_max and sealed:
-                ledger.forget_payloads(sealed.pop(0))
+        self._forget_sealed(bytes_max)
         was_full, state.is_full = state.is_full, ledger.held_bytes > HARD_SHARE * bytes_max
         if state.is_full and not was_full:
             state.warn(
@@ -47,20 +45,32 @@ class Memory:
                 "until rounds are sealed; free some disk space, or raise ledger_bytes_max",
             )
 
+    def _forget_sealed(self, bytes_max: int) -> None:
+        """Let sealed rounds go, the oldest first, with my own work in them: that matters only if the chain changes its
+        mind about it, and then it is told.
+        """
+        ledger = self._state.ledger
+        mine = {entry.manifest.round: entry for entry in ledger.pinned.values()}
+        for round_ in sorted({*ledger.sealed_rounds(), *(r for r in mine if r <= ledger.tip.round)}):
+            if ledger.held_bytes <= bytes_max:
+                return
+            ledger.forget_payloads(round_)
+            if round_ in mine:
+                ledger.unpin(mine[round_].id)
+
     def _oldest(self) -> Entry | None:
         """The complete contribution of the lowest round that is still in memory."""
-        held = [e for e in self._state.ledger.entries.values() if e.is_complete and e.held_bytes]
+        held = [e for e in self._state.ledger.held() if e.is_complete and e.held_bytes]
         return min(held, key=lambda entry: (entry.manifest.round, entry.id), default=None)
 
     async def _spill(self, entry: Entry) -> bool:
         """Move one contribution's segments to disk; False when the disk does not take them."""
         state = self._state
-        for index, segment in enumerate(entry.segments):
-            if isinstance(segment, bytes):
-                try:
-                    kept = await state.doors.compute.run(partial(state.doors.store.spill, segment), lane="fold")
-                except StoreError:
-                    self._has_disk = False
-                    return False
-                state.ledger.spilled(entry, index, kept)
+        for index, segment in entry.in_memory():
+            try:
+                kept = await state.doors.compute.run(partial(state.doors.store.spill, segment), lane="fold")
+            except StoreError:
+                self._has_disk = False
+                return False
+            state.ledger.spilled(entry, index, kept)
         return True

@@ -27,13 +27,13 @@ _NO_GRAFT = 0xFFFF
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnWork:
-    """A contribution of mine. `values` is None where they are those of an open contribution of the same id."""
+    """A contribution of mine: with its manifest and segments, unless it is among the open ones."""
 
     round: int
     id: ContributionId
     sub_model: SubModel
     is_counted: bool
-    values: Vector | None
+    sent: tuple[Contribution, tuple[Body, ...]] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,8 +68,10 @@ def pack(record: Record) -> dict[str, Part]:
         for index, segment in enumerate(segments):
             parts[f"open.{number}.{index}"] = _bytes(segment)
     for own in record.mine:
-        if own.values is not None:
-            parts[f"mine.{own.round}"] = own.values
+        if own.sent is not None:
+            parts[f"mine.{own.round}"] = _bytes(encode_contribution(own.sent[0]))
+            for index, segment in enumerate(own.sent[1]):
+                parts[f"mine.{own.round}.{index}"] = _bytes(segment)
     for number, (loss, model) in enumerate(record.losses):
         parts[f"loss.{number}"] = model
         parts[f"loss.{number}.covers"] = _bytes(b"".join(sorted(loss.covers)))
@@ -135,14 +137,23 @@ def _plain(record: Record) -> dict[str, Any]:
 def _own_work(fields: dict[str, Any], parts: dict[str, Part]) -> OwnWork:
     round_ = int(fields["round"])
     kept = tuple((str(axis), tuple((int(a), int(b)) for a, b in ranges)) for axis, ranges in fields["kept"])
-    values = parts.get(f"mine.{round_}")
     return OwnWork(
         round=round_,
         id=bytes.fromhex(fields["id"]),
         sub_model=SubModel(blocks=tuple(map(str, fields["blocks"])), kept=kept),
         is_counted=bool(fields["is_counted"]),
-        values=None if values is None else _vector(values),
+        sent=_sent(f"mine.{round_}", parts),
     )
+
+
+def _sent(name: str, parts: dict[str, Part]) -> tuple[Contribution, tuple[Body, ...]] | None:
+    """Own work that is sealed. In version 0.1 its decoded values were kept: of those only whether it counts is read,
+    as of any work that is too old to be sent again.
+    """
+    if name not in parts or parts[name].dtype == np.float32:
+        return None
+    manifest = decode_contribution(_body(parts, name))
+    return manifest, tuple(_body(parts, f"{name}.{index}") for index in range(len(manifest.segments)))
 
 
 def _loss(fields: dict[str, Any], number: int, parts: dict[str, Part]) -> tuple[Loss, Vector]:

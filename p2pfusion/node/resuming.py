@@ -1,6 +1,6 @@
 """From a running node to a checkpoint, and from a checkpoint to a node that goes on where it stopped.
 
-`capture` takes references on the loop (the residual is copied), `Captured.checkpoint` hashes and packs in the executor.
+`capture` takes references on the loop ; `Captured.checkpoint` adds up, hashes and packs in the executor.
 `examined` judges what a disk gave back as if it came from a stranger, chain, hashes and gate, and changes nothing;
 `resume` installs it. What is saved is the state as it stands: the sealed model at the tip, links, complete open
 contributions, counted and owed grafts, my own work with what counts of it, the residual. It knows no files.
@@ -9,7 +9,7 @@ contributions, counted and owed grafts, my own work with what counts of it, the 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,7 +20,6 @@ from p2pfusion.core.blueprint import Blueprint
 from p2pfusion.errors import WireError
 from p2pfusion.node import snapshots
 from p2pfusion.node.authoring import Authoring, Mine
-from p2pfusion.node.decoding import values_of
 from p2pfusion.node.grafting import Grafting
 from p2pfusion.node.records import OwnWork, Record, pack, unpack
 from p2pfusion.node.snapshots import Kept, Snapshots
@@ -41,7 +40,7 @@ CHECKPOINT_BYTES_PER_S = 4 << 20
 OPEN_SAVED_BYTES_MAX = 256 << 20
 """Payload of others' open contributions in a checkpoint, oldest rounds first: they hold them too. Mine all go in."""
 MINE_SAVED_BYTES_MAX = 64 << 20
-"""Decoded own work that is sealed already, newest first: it matters only if the chain changes its mind about it."""
+"""Own work that is sealed already, encoded, newest first: it matters only if the chain changes its mind about it."""
 ADDRESSES_SAVED_MAX = 64
 """Where the others were: who returns calls them at once, before discovery has found anybody."""
 
@@ -60,18 +59,19 @@ class Captured:
     kept: Kept | None
     grafts: Grafts
     record: Record
+    residual: Callable[[], Vector | None]
 
     @property
     def pause_s(self) -> float:
         """How long this checkpoint may be the newest while the tip moves on."""
-        payload = sum(segment.size for manifest, _ in self.record.open for segment in manifest.segments)
-        values = [work.values for work in self.record.mine] + [left for _, left in self.record.losses]
-        size = self.model.nbytes + payload + sum(vector.nbytes for vector in values if vector is not None)
+        mine = [work.sent[0] for work in self.record.mine if work.sent is not None]
+        payload = sum(map(_size, [*mine, *(manifest for manifest, _ in self.record.open)]))
+        size = self.model.nbytes + payload + sum(left.nbytes for _, left in self.record.losses)
         return min(max(CHECKPOINT_MIN_S, size / CHECKPOINT_BYTES_PER_S), CHECKPOINT_S)
 
     def checkpoint(self) -> Checkpoint:
         """Hash the model and pack everything (executor)."""
-        tip, residual = self.record.links[-1], self.record.residual
+        tip, residual = self.record.links[-1], self.residual()
         kept = self.kept or snapshots.counting(snapshots.take(self.run_id, tip, self.model), self.grafts)
         record = replace(
             self.record,
@@ -104,9 +104,9 @@ def capture(state: State, authoring: Authoring, grafting: Grafting, kept: Snapsh
         covered=b"",
         links=tuple(ledger.links),
         open=opened,
-        mine=tuple(_own_work(authoring, open_ids)),
+        mine=tuple(_own_work(state, authoring, open_ids)),
         losses=tuple((loss, left[loss.key]) for loss in ledger.losses if loss.key in left),
-        residual=authoring.residual(),
+        residual=None,
     )
     return Captured(
         state.run_id,
@@ -115,6 +115,7 @@ def capture(state: State, authoring: Authoring, grafting: Grafting, kept: Snapsh
         kept.by_chain(ledger.tip.chain),
         ledger.grafts.until(ledger.tip.round),
         record,
+        authoring.residual(),
     )
 
 
@@ -125,22 +126,28 @@ def _open_work(state: State) -> Iterator[tuple[Contribution, tuple[Body, ...]]]:
     room = OPEN_SAVED_BYTES_MAX
     for entry in sorted(entries, key=lambda entry: entry.manifest.peer != state.me):
         if entry.manifest.peer != state.me:
-            room -= sum(segment.size for segment in entry.manifest.segments)
+            room -= _size(entry.manifest)
             if room < 0:
                 return
         yield entry.manifest, tuple(segment for segment in entry.segments if segment is not None)
 
 
-def _own_work(authoring: Authoring, open_ids: set[bytes]) -> Iterator[OwnWork]:
+def _own_work(state: State, authoring: Authoring, open_ids: set[bytes]) -> Iterator[OwnWork]:
     room = MINE_SAVED_BYTES_MAX
     for round_, mine in sorted(authoring.mine().items(), reverse=True):
-        values = None if mine.id in open_ids else mine.decoded
-        if values is None and mine.id not in open_ids:
-            continue
-        room -= 0 if values is None else values.nbytes
-        if room < 0:
-            return
-        yield OwnWork(round=round_, id=mine.id, sub_model=mine.sub_model, is_counted=mine.is_counted, values=values)
+        entry, sent = state.ledger.pinned.get(mine.id), None
+        if mine.id not in open_ids:
+            if entry is None:
+                continue
+            room -= _size(entry.manifest)
+            if room < 0:
+                return
+            sent = entry.manifest, tuple(segment for segment in entry.segments if segment is not None)
+        yield OwnWork(round=round_, id=mine.id, sub_model=mine.sub_model, is_counted=mine.is_counted, sent=sent)
+
+
+def _size(manifest: Contribution) -> int:
+    return sum(segment.size for segment in manifest.segments)
 
 
 # -- back again -------------------------------------------------------------------------------------------------------
@@ -154,6 +161,9 @@ class Examined:
     kept: Kept
     grafts: Grafts
     mine: dict[int, Mine]
+    sealed: tuple[Entry, ...]
+    """Own work that is not open any more, as far as its contents are here."""
+    model_hash: bytes
 
 
 def examined(checkpoint: Checkpoint, blueprint: Blueprint, run: RunConfig) -> Examined:
@@ -169,7 +179,9 @@ def examined(checkpoint: Checkpoint, blueprint: Blueprint, run: RunConfig) -> Ex
         grafts = snapshots.grafts_of(kept.manifest, record.covered)
         opened = tuple(item for item in record.open if _is_sound(item, blueprint, run))
         record = replace(record, open=opened)
-        return Examined(record, kept, grafts, dict(_mine(record, blueprint)))
+        sent = (own.sent for own in record.mine if own.sent is not None)
+        entries = tuple(_entry(item) for item in sent if _is_sound(item, blueprint, run))
+        return Examined(record, kept, grafts, dict(_mine(record, blueprint)), entries, snapshots.hash_of(model))
     except (ValueError, TypeError, LookupError, struct.error, WireError) as error:
         raise Unfit(f"{type(error).__name__}: {error}") from None
 
@@ -205,23 +217,24 @@ def _check_links(checkpoint: Checkpoint, links: tuple[Link, ...]) -> None:
 def _is_sound(item: tuple[Contribution, tuple[Body, ...]], blueprint: Blueprint, run: RunConfig) -> bool:
     manifest, segments = item
     return judge(manifest, blueprint, run) is None and all(
-        judge_segment(manifest, index, data) is None for index, data in enumerate(segments)
+        judge_segment(manifest, index, data, blueprint) is None for index, data in enumerate(segments)
     )
 
 
 def _mine(record: Record, blueprint: Blueprint) -> Iterator[tuple[int, Mine]]:
-    opened = {contribution_id(manifest): (manifest, segments) for manifest, segments in record.open}
     for own in record.mine:
         own.sub_model.validate(blueprint)
-        values = own.values
-        if values is None and own.id in opened:
-            entry = Entry(own.id, opened[own.id][0])
-            for index, data in enumerate(opened[own.id][1]):
-                entry.put(index, bytes(data))
-            values = values_of(blueprint, entry)
-        if values is not None and values.size != own.sub_model.size(blueprint):
-            raise ValueError("own work of another size")
-        yield own.round, Mine(own.id, own.sub_model, values, own.is_counted)
+        if own.sent is not None and (contribution_id(own.sent[0]), own.sent[0].sub_model) != (own.id, own.sub_model):
+            raise ValueError("own work that is another's")
+        yield own.round, Mine(own.id, own.sub_model, own.is_counted)
+
+
+def _entry(item: tuple[Contribution, tuple[Body, ...]]) -> Entry:
+    manifest, segments = item
+    entry = Entry(contribution_id(manifest), manifest)
+    for index, data in enumerate(segments):
+        entry.put(index, data)
+    return entry
 
 
 def resume(found: Examined, state: State, kept: Snapshots, authoring: Authoring, grafting: Grafting, last: int) -> None:
@@ -232,15 +245,19 @@ def resume(found: Examined, state: State, kept: Snapshots, authoring: Authoring,
     ledger, record, is_me = state.ledger, found.record, found.record.peer == state.me
     ledger.install(record.links, found.grafts)
     state.replica.sealed = found.kept.model
-    state.model_hash = snapshots.hash_of(found.kept.model)
+    state.model_hash = found.model_hash
     kept.drop_above(-1)
     kept.keep(found.kept, state.now_s())
     for manifest, segments in record.open:
         entry = ledger.add(contribution_id(manifest), manifest, state.now_s())
         for index, data in enumerate(segments if entry is not None else ()):
-            ledger.put(entry, index, bytes(data))  # type: ignore[arg-type]
+            ledger.put(entry, index, data)  # type: ignore[arg-type]
     if not is_me:
         return
+    known = {entry.id: entry for entry in (*found.sealed, *ledger.entries.values()) if entry.is_complete}
+    for mine in found.mine.values():
+        if mine.id in known:
+            ledger.pin(known[mine.id])
     ledger.published(max(last, record.last))
     for loss, model in record.losses:
         ledger.losses.add(loss)

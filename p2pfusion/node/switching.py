@@ -7,13 +7,14 @@ Called by the chain task alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 from p2pfusion.algorithms.base import Vector
 from p2pfusion.config import LINKS_KEPT_MAX, LINKS_PER_REPLY_MAX
 from p2pfusion.errors import WireError
 from p2pfusion.node import snapshots
 from p2pfusion.node.decoding import counting_of, folded
-from p2pfusion.node.gathering import Gathering
+from p2pfusion.node.gathering import Gathering, Gone
 from p2pfusion.node.grafting import Grafting
 from p2pfusion.node.pull import Pull
 from p2pfusion.node.snapshots import Kept, Snapshots
@@ -53,7 +54,8 @@ class Switching:
         if not self._is_heavier(links):
             return False
         if fork is not None and self._can_refold(fork):
-            return await self._switch(peer, fork, [link for link in links if link.round > fork])
+            with suppress(Gone):  # I could, but they have let go of what their links count: a snapshot stands for it
+                return await self._switch(peer, fork, [link for link in links if link.round > fork])
         return await self.take_snapshot(peer, links)
 
     def _can_refold(self, fork: int) -> bool:
@@ -81,10 +83,10 @@ class Switching:
             return False
         mine = [self._sealed(round_) for round_ in range(base.manifest.round + 1, fork + 1)]
         theirs = [counting_of(entries, link.graft) for entries, link in zip(rounds, links, strict=True)]
-        model, passed = await self._refold(base, [*mine, *theirs], links)
+        model, model_hash, passed = await self._refold(base, [*mine, *theirs], links)
         if not all(ledger.holds(link) for link in links):
             raise WireError("what the other chain counts was taken away by the run's end")
-        self._moved(fork, ledger.switch(fork, links), model)
+        self._moved(fork, ledger.switch(fork, links), model, model_hash)
         self._kept.drop_above(fork)
         for link, snapshot in passed:
             self._kept.keep(snapshots.counting(snapshot, ledger.grafts.until(link.round)), self._state.now_s())
@@ -98,18 +100,18 @@ class Switching:
 
     async def _refold(
         self, base: Kept, rounds: Sequence[Counting], links: Sequence[Link]
-    ) -> tuple[Vector, list[tuple[Link, Kept]]]:
-        """The model from a snapshot on, and the snapshots passed on the way."""
+    ) -> tuple[Vector, bytes, list[tuple[Link, Kept]]]:
+        """The model from a snapshot on, its hash, and the snapshots passed on the way."""
         state, every = self._state, self._state.config.run.snapshot_every_rounds
         by_round = {link.round: link for link in links}
 
-        def work() -> tuple[Vector, list[tuple[Link, Kept]]]:
+        def work() -> tuple[Vector, bytes, list[tuple[Link, Kept]]]:
             model, passed = base.model, []
             for round_, counting in enumerate(rounds, base.manifest.round + 1):
                 model = folded(state.blueprint, model, counting)
                 if round_ % every == 0 and (link := by_round.get(round_)) is not None:
                     passed.append((link, snapshots.take(state.run_id, link, model)))
-            return model, passed
+            return model, snapshots.hash_of(model), passed
 
         return await state.doors.compute.run(work, lane="fold")
 
@@ -128,7 +130,9 @@ class Switching:
         model, grafts = await self._pull.model(peer, manifest)
         if not self._is_heavier(links):
             return False
-        taken = await state.doors.compute.run(lambda: snapshots.take(state.run_id, link, model), lane="fold")
+        taken, model_hash = await state.doors.compute.run(
+            lambda: (snapshots.take(state.run_id, link, model), snapshots.hash_of(model)), lane="fold"
+        )
         known = [one for one in links if one.round <= link.round]
         fork = ledger.fork_round(known) or 0
         lost = ledger.tip.round - fork
@@ -137,12 +141,12 @@ class Switching:
             state.warn(
                 "switched", f"started anew from round {link.round} of a heavier chain; {lost} rounds of mine lost"
             )
-        self._moved(fork, loss, model)
+        self._moved(fork, loss, model, model_hash)
         self._kept.drop_above(-1)
         self._kept.keep(snapshots.counting(taken, grafts), state.now_s())
         return True
 
-    def _moved(self, fork: int, loss: Loss | None, model: Vector) -> None:
+    def _moved(self, fork: int, loss: Loss | None, model: Vector, model_hash: bytes) -> None:
         """The other chain is mine now; the model I leave is kept for as long as a graft is owed for it."""
         state = self._state
         if loss is not None:
@@ -153,4 +157,4 @@ class Switching:
                 f"since round {fork} come back as a graft",
             )
         state.replica.sealed = model
-        state.model_hash = snapshots.hash_of(model)
+        state.model_hash = model_hash

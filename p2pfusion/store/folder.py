@@ -28,7 +28,7 @@ from types import TracebackType
 from typing import IO
 
 from p2pfusion.errors import StoreError
-from p2pfusion.seams import Checkpoint, Identity
+from p2pfusion.seams import Body, Checkpoint, Identity
 from p2pfusion.store import checkpoint as checkpoints
 from p2pfusion.store.failing import store_error
 from p2pfusion.store.identity import IDENTITY_BYTES_MAX, Damaged, parse, spell
@@ -148,7 +148,7 @@ class FolderStore:
         for index in to_forget([before[path] for path in older], checkpoint.run_id):
             _remove(older[index])
 
-    def spill(self, data: bytes) -> memoryview:
+    def spill(self, data: Body) -> memoryview:
         """See `seams.Store.spill`."""
         try:
             return self._spill.keep(data)

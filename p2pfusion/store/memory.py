@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from p2pfusion.errors import StoreError
-from p2pfusion.seams import Checkpoint, Identity
+from p2pfusion.seams import Body, Checkpoint, Identity
 from p2pfusion.store.keeping import to_forget
 
 
@@ -53,7 +53,7 @@ class MemoryStore:
         older = [kept for index, kept in enumerate(others) if index not in forgotten]
         self._checkpoints = [*reversed(older), _copy(checkpoint)]
 
-    def spill(self, data: bytes) -> memoryview:
+    def spill(self, data: Body) -> memoryview:
         """There is no disk here. Raises `StoreError`."""
         raise StoreError("nothing can be moved out of memory without a state folder; give one with --state DIR")
 

@@ -30,7 +30,7 @@ class Spill:
         self._used = 0
         self._opened = 0
 
-    def keep(self, data: bytes) -> memoryview:
+    def keep(self, data: bytes | bytearray | memoryview) -> memoryview:
         """A read-only view of these bytes on disk. Raises `OSError`; the next call tries anew."""
         if self._file is None or self._used + len(data) > len(self._view):
             self._open(max(ARENA_BYTES, len(data)))

@@ -181,7 +181,7 @@ class Ledger(OpenRounds):
         self.open.clear()
         self.opened_at_s = {r: t for r, t in self.opened_at_s.items() if r > self.tip.round}
         self.entries = {entry.id: entry for entry in still_open}
-        self.held_bytes = sum(entry.held_bytes for entry in self.entries.values())
+        self.held_bytes = sum(entry.held_bytes for entry in self.held())
         for entry in self.entries.values():
             self.open.setdefault(entry.manifest.round, {})[entry.id] = entry
         self.newest = max(self.newest, self.tip.round)

@@ -12,6 +12,7 @@ from p2pfusion.swarm.entries import Counting, Entry
 from p2pfusion.swarm.grafts import Grafted, rounds_of
 from p2pfusion.swarm.links import Links
 from p2pfusion.wire.codec import digest
+from p2pfusion.wire.coding import Body
 from p2pfusion.wire.messages import FLOOR_NEVER, Contribution, ContributionId, PeerId
 
 EQUIVOCATIONS_KEPT_MAX = 64
@@ -25,6 +26,8 @@ class OpenRounds(Links):
         super().__init__(genesis_chain)
         self.held_bytes = 0
         """Payload in memory: what was put, less what was forgotten or spilled."""
+        self.pinned: dict[ContributionId, Entry] = {}
+        """My own contributions, kept also when the chain needs them no more; as many as their author remembers."""
         self.entries: dict[ContributionId, Entry] = {}
         self.open: dict[int, dict[ContributionId, Entry]] = {}
         self.opened_at_s: dict[int, float] = {}
@@ -66,7 +69,7 @@ class OpenRounds(Links):
             return entry
         return None
 
-    def put(self, entry: Entry, index: int, data: bytes) -> bool:
+    def put(self, entry: Entry, index: int, data: Body) -> bool:
         """Keep one segment that passed the gate; True when the contribution is complete now."""
         if self.entries.get(entry.id) is not entry:
             return False  # forgotten while this was on its way
@@ -146,15 +149,31 @@ class OpenRounds(Links):
             self.open.get(entry.manifest.round, {}).pop(id_, None)
 
     def _forget(self, id_: ContributionId) -> None:
-        if (entry := self.entries.pop(id_, None)) is not None:
+        if (entry := self.entries.pop(id_, None)) is not None and self.pinned.get(id_) is not entry:
             self.held_bytes -= entry.held_bytes
 
+    def pin(self, entry: Entry) -> None:
+        """Keep a complete contribution's payload, whatever becomes of its round, until it is unpinned."""
+        if self.pinned.get(entry.id) is not entry:
+            self.unpin(entry.id)
+            self.pinned[entry.id] = entry
+            self.held_bytes += 0 if self.entries.get(entry.id) is entry else entry.held_bytes
+
+    def unpin(self, id_: ContributionId) -> None:
+        """Its author needs it no more."""
+        entry = self.pinned.pop(id_, None)
+        if entry is not None and self.entries.get(id_) is not entry:
+            self.held_bytes -= entry.held_bytes
+
+    def held(self) -> list[Entry]:
+        """Whatever takes memory: contributions on their way, open, sealed or pinned, each once."""
+        return [*self.entries.values(), *(e for id_, e in self.pinned.items() if self.entries.get(id_) is not e)]
+
     def spilled(self, entry: Entry, index: int, kept: memoryview) -> None:
-        """A segment's bytes are on disk now; `kept` reads them from there."""
-        data = entry.segments[index]
-        if isinstance(data, bytes) and self.entries.get(entry.id) is entry:
-            self.held_bytes -= len(data)
-            entry.segments[index] = kept
+        """A segment is on disk now; `kept` reads it from there."""
+        is_held = self.entries.get(entry.id) is entry or self.pinned.get(entry.id) is entry
+        if is_held and entry.spilled(index, kept):
+            self.held_bytes -= kept.nbytes
 
     def counted(self, round_: int) -> tuple[Entry, ...]:
         """The complete contributions of an open round that count, in ascending (peer, kind): the order of the fold."""

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 
-import torch
 from torch import nn
 
 from p2pfusion.core.task import Task
+from p2pfusion.core.training import Optimizer, Sgd
 from p2pfusion.zoo import digits
 from p2pfusion.zoo.blueprints import mlp
 
@@ -29,8 +29,8 @@ def digits_task() -> Task:
     )
 
 
-def _digits_optimizer(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    return torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
+def _digits_optimizer(parameters: Iterable[nn.Parameter]) -> Optimizer:
+    return Sgd(parameters, lr=0.1, momentum=0.9)
 
 
 TASKS: Mapping[str, Callable[[], Task]] = MappingProxyType({"digits": digits_task})

@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from p2pfusion.core.blueprint import Blueprint
 from p2pfusion.core.fold import fold
-from p2pfusion.core.replica import Replica, head
+from p2pfusion.core.replica import OWED_MAX, Owed, Replica, head
 from p2pfusion.core.submodel import extract
+from p2pfusion.core.values import Plain
 from p2pfusion.zoo.blueprints import mlp
 from tests.core.strategies import blueprints, contributions, sub_models, vectors
 
@@ -59,3 +61,46 @@ def test_sealed_is_read_only_and_replaced() -> None:
         replica.sealed = np.ones(blueprint.size + 1, np.float32)
     with pytest.raises(ValueError, match="float32"):
         Replica(blueprint, np.ones(blueprint.size))
+
+
+def owing(blueprint: Blueprint, value: float, count: int = 1) -> Replica:
+    """A replica whose residual is 1.0 everywhere and that owes so many times `value`."""
+    replica, whole = Replica(blueprint, np.zeros(blueprint.size, np.float32)), blueprint.whole()
+    replica.add_residual(whole, np.ones(blueprint.size, np.float32))
+    for _ in range(count):
+        replica.owe(Owed(whole, lambda: Plain(np.full(blueprint.size, value, np.float32)), -1.0))
+    return replica
+
+
+def test_what_is_owed_is_in_the_residual_whoever_asks_first() -> None:
+    blueprint = mlp(2, (4,), 2)
+    assert (owing(blueprint, 3.0).residual == -2.0).all()
+    assert (owing(blueprint, 3.0).take_residual(blueprint.whole()) == -2.0).all()
+    replica = owing(blueprint, 3.0)
+    lent = replica.lend()
+    assert replica.settle(lent, lent.settled())
+    assert not replica.is_owing
+    assert (replica.residual == -2.0).all()
+    empty = Replica(blueprint, np.zeros(blueprint.size, np.float32))
+    assert not empty.lend().settled().any()
+
+
+def test_what_was_lent_does_not_change_and_what_came_too_late_is_not_taken() -> None:
+    blueprint = mlp(2, (4,), 2)
+    for change in (Replica.take_residual, lambda replica, whole: replica.add_residual(whole, replica.sealed + 1)):
+        replica = owing(blueprint, 3.0)
+        lent = replica.lend()
+        change(replica, blueprint.whole())
+        before = replica.residual.copy()
+        vector = lent.settled()
+        assert (vector == -2.0).all()
+        assert not replica.settle(lent, vector)
+        assert (replica.residual == before).all()
+
+
+def test_few_wait_to_be_added() -> None:
+    blueprint = mlp(2, (4,), 2)
+    assert owing(blueprint, 1.0, OWED_MAX).is_owing
+    replica = owing(blueprint, 1.0, OWED_MAX + 1)
+    assert not replica.is_owing
+    assert (replica.residual == -OWED_MAX).all()

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2pfusion.config import RANGES_PER_AXIS_MAX
-from p2pfusion.core import submodel
+from p2pfusion.core import overlaps, submodel
 from p2pfusion.core.blueprint import Axis, Blueprint, Dim, Init, Parameter
+from p2pfusion.core.overlaps import COMMONS_KEPT_MAX, common
 from p2pfusion.core.submodel import LAYOUTS_KEPT_MAX, SubModel, extract, layout, scatter, scatter_add, segments
 from tests.core.strategies import blueprints, no_module, sub_models
 
@@ -41,7 +42,8 @@ def test_gathering_by_index_gives_what_rectangles_give(data: st.DataObject) -> N
     left, right = data.draw(sub_models(blueprint)), data.draw(sub_models(blueprint))
     with pytest.MonkeyPatch.context() as patch:
         expected = extract(blueprint, numbered(blueprint), left), left.positions(blueprint)
-        patch.setattr(submodel, "RECTANGLES_MAX", 0)
+        patch.setattr(overlaps, "RECTANGLES_MAX", 0)
+        blueprint.commons.clear()
         assert (extract(blueprint, numbered(blueprint), left) == expected[0]).all()
         assert (left.positions(blueprint) == expected[1]).all()
     assert left.overlap(right, blueprint) == right.overlap(left, blueprint)
@@ -156,3 +158,31 @@ def test_layouts_are_remembered_and_bounded() -> None:
         assert layout(blueprint, sub_model) is layout(blueprint, sub_model)
         assert len(blueprint.layouts) <= LAYOUTS_KEPT_MAX
     assert len(blueprint.layouts) == LAYOUTS_KEPT_MAX - 1
+
+
+def test_what_pairs_have_in_common_is_remembered_and_bounded() -> None:
+    blueprint = line(2 * COMMONS_KEPT_MAX)
+    whole, (parameter, _) = blueprint.whole(), blueprint.parameters
+    for start in range(2 * COMMONS_KEPT_MAX - 1):
+        sub_model = SubModel(blueprint.blocks, (("h", ((start, start + 1),)),))
+        found = common(blueprint, whole, sub_model)
+        assert common(blueprint, whole, sub_model) is found
+        assert found.match(parameter) is found.match(parameter)
+        assert len(blueprint.commons) <= COMMONS_KEPT_MAX
+    assert len(blueprint.commons) == COMMONS_KEPT_MAX - 1
+
+
+def test_index_arrays_are_not_remembered() -> None:
+    blueprint = line(4 * overlaps.RECTANGLES_MAX)
+    many = SubModel.of(blueprint, {"h": range(0, 2 * overlaps.RECTANGLES_MAX + 2, 2)})
+    found = common(blueprint, blueprint.whole(), many)
+    first = found.match(blueprint.parameters[0])
+    assert first.is_gathered
+    assert found.match(blueprint.parameters[0]) is not first
+
+
+def test_neighbouring_runs_are_one() -> None:
+    blueprint = line(6)
+    wrapped = SubModel.of(blueprint, {"h": [(0, 2), (4, 6)]})
+    found = common(blueprint, wrapped, wrapped).match(blueprint.parameters[0])
+    assert (len(found.cuts), found.is_whole, found.is_gathered) == (1, True, False)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -14,7 +16,7 @@ from p2pfusion.core.data import Batch, as_data
 from p2pfusion.core.genesis import genesis
 from p2pfusion.core.objectives import cross_entropy
 from p2pfusion.core.submodel import SubModel, extract
-from p2pfusion.core.training import Recipe, Trained, evaluate, loaded, train
+from p2pfusion.core.training import Recipe, Sgd, Trained, evaluate, loaded, train
 from p2pfusion.errors import TaskError, TrainingError
 from p2pfusion.zoo.blueprints import mlp
 
@@ -117,3 +119,47 @@ def test_evaluate_counts_every_sample_once_in_eval_mode() -> None:
 def test_loaded_checks_the_size() -> None:
     with pytest.raises(ValueError, match="another size"):
         loaded(BLUEPRINT, HALF, GENESIS)
+
+
+# -- our own SGD ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("lr", "momentum"), [(0.5, 0.0), (0.1, 0.9), (0.0, 0.5)])
+def test_sgd_is_torchs_bit_for_bit(lr: float, momentum: float) -> None:
+    ours = run(20, optimizer=lambda parameters: Sgd(parameters, lr, momentum), clip_norm=1.0)
+    theirs = run(20, optimizer=lambda parameters: torch.optim.SGD(parameters, lr, momentum), clip_norm=1.0)
+    assert ours.after.tobytes() == theirs.after.tobytes()
+    assert ours.loss == theirs.loss
+
+
+def test_what_has_no_gradient_stays_and_its_momentum_with_it() -> None:
+    pairs = [[nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(3))] for _ in range(2)]
+    optimizers = [Sgd(pairs[0], 0.1, 0.9), torch.optim.SGD(pairs[1], 0.1, 0.9)]
+    for used in ((0, 1), (1,), (0, 1)):
+        for parameters, optimizer in zip(pairs, optimizers, strict=True):
+            optimizer.zero_grad()
+            sum((parameters[index] ** 2).sum() for index in used).backward()  # type: ignore[union-attr]
+            optimizer.step()
+    for mine, theirs in zip(*pairs, strict=True):
+        assert torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize("values", [(-0.1, 0.0), (0.1, -0.9)])
+def test_sgd_refuses_what_torch_refuses(values: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match="at least 0"):
+        Sgd([], *values)
+
+
+def test_preparing_and_training_bring_in_neither_torchs_compiler_nor_sympy() -> None:
+    code = (
+        "import random, sys\n"
+        "from p2pfusion.core.task import prepare\n"
+        "from p2pfusion.core.training import train\n"
+        "from p2pfusion.zoo.tasks import TASKS\n"
+        "task = prepare(TASKS['digits'](), 0)\n"
+        "whole = task.blueprint.whole()\n"
+        "train(task.blueprint, whole, task.genesis, task.train.batches(random.Random(0)), task.recipe)\n"
+        "print(sorted({'torch._dynamo', 'sympy'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout == "[]\n"

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from p2pfusion.config import NodeConfig
+from p2pfusion.node.decoding import values_of
 from p2pfusion.node.memory import HARD_SHARE, Memory
 from p2pfusion.sim.loop import run
 from p2pfusion.store.folder import FolderStore
@@ -61,7 +62,7 @@ def test_at_the_limit_nothing_happens_and_beyond_it_the_oldest_goes_to_disk(tmp_
             assert {e.manifest.round for e in spilled} == {1}
             for entry in spilled:
                 assert bytes(entry.segments[0]) == encode("fp32", ones())[0]
-                assert judge_segment(entry.manifest, 0, entry.segments[0]) is None
+                assert judge_segment(entry.manifest, 0, entry.segments[0], one.state.blueprint) is None
             assert not one.state.is_full
             assert one.warnings() == []
 
@@ -115,6 +116,46 @@ def test_without_a_disk_sealed_payloads_go_first_and_then_new_work_waits():
             one.state.ledger.open.get(entry.manifest.round, {}).pop(entry.id, None)
         await shrunk(one)
         assert not one.state.is_full
+
+    run(main)
+
+
+def test_own_sealed_work_is_held_and_goes_to_disk_like_any_other(tmp_path):
+    """Its round's payloads are forgotten after a snapshot; its author keeps it, and may be asked for it by a switch."""
+
+    async def main() -> None:
+        with FolderStore(tmp_path) as store:
+            one = limited(store=store)
+            for _ in range(5):
+                assert await one.publish(ones()) is not None
+            await at_work(one, 1.0)
+            ledger = one.state.ledger
+            ledger.forget_payloads(ledger.tip.round)
+            assert ledger.entries == {}
+            assert [e.manifest.round for e in ledger.pinned.values()] == [1, 2, 3, 4, 5]
+            assert ledger.held_bytes == sum(entry.held_bytes for entry in ledger.held()) > LIMIT
+            await shrunk(one)
+            assert ledger.held_bytes == sum(entry.held_bytes for entry in ledger.held()) <= LIMIT
+            assert not one.state.is_full
+            for entry in ledger.pinned.values():
+                assert values_of(BLUEPRINT, entry).tolist() == ones().tolist(), "read from wherever it is"
+
+    run(main)
+
+
+def test_without_a_disk_own_sealed_work_goes_with_its_round_and_open_work_never():
+    async def main() -> None:
+        one = limited()
+        for _ in range(3):
+            assert await one.publish(ones()) is not None
+        await at_work(one, 1.0)
+        ledger = one.state.ledger
+        assert (ledger.tip.round, ledger.held_bytes) == (3, LIMIT)
+        for _ in range(4):
+            assert await one.publish(ones()) is not None
+        await shrunk(one)
+        assert [e.manifest.round for e in ledger.pinned.values()] == [4, 5, 6, 7]
+        assert ledger.held_bytes == sum(entry.held_bytes for entry in ledger.held()) > LIMIT
 
     run(main)
 

@@ -31,6 +31,12 @@ def saved(one: Parts) -> Checkpoint:
     return capture(one.state, one.authoring, one.chain._grafting, one.kept).checkpoint()
 
 
+def whole_residual(one: Parts) -> Vector:
+    """What a checkpoint would hold of it now."""
+    found = one.authoring.residual()()
+    return np.zeros(BLUEPRINT.size, np.float32) if found is None else found
+
+
 def found_in(checkpoint: Checkpoint) -> Examined:
     return examined(checkpoint, BLUEPRINT, CONFIG.run)
 
@@ -95,7 +101,7 @@ def test_what_is_saved_comes_back_bit_for_bit(seed, steps, codec):
         assert (back.grafts.total, back.newest) == (mine.grafts.total, mine.newest)
         assert two.state.replica.sealed.tobytes() == one.state.replica.sealed.tobytes()
         assert two.state.model_hash == one.state.model_hash
-        assert two.authoring.residual().tobytes() == one.authoring.residual().tobytes()
+        assert whole_residual(two).tobytes() == whole_residual(one).tobytes()
         assert_equal(saved(two), checkpoint)
 
     run(main)
@@ -146,10 +152,10 @@ def test_who_is_another_peer_takes_the_model_and_nothing_of_the_old_ones_own():
         await one.publish(ones())
         one.state.ledger.seal(link_after(one.state.ledger.tip))
         one.authoring.balance()
-        assert one.authoring.residual().any()
+        assert whole_residual(one).any()
         two = returned(saved(one), index=2)
         assert two.state.ledger.tip == one.state.ledger.tip
-        assert not two.authoring.residual().any()
+        assert not whole_residual(two).any()
         assert two.authoring.mine() == {}
         assert two.state.ledger.last == 0
 
@@ -164,13 +170,13 @@ def test_residual_that_is_on_its_way_out_is_saved_too():
 
         class Watching(type(one.state.doors.store)):  # type: ignore[misc]
             def save_identity(self, identity):
-                captured.append(one.authoring.residual())
+                captured.append(whole_residual(one))
                 super().save_identity(identity)
 
         one.state.disk._store = Watching()
         await one.publish(ones(SLICES[1]), SLICES[1])
         assert captured[0].tolist() == ones(value=2.0).tolist()
-        assert one.authoring.residual().sum() == 2.0 * (WHOLE.size(BLUEPRINT) - SLICES[1].size(BLUEPRINT))
+        assert whole_residual(one).sum() == 2.0 * (WHOLE.size(BLUEPRINT) - SLICES[1].size(BLUEPRINT))
 
     run(main)
 
@@ -216,6 +222,35 @@ def test_addresses_are_few(monkeypatch):
         assert found_in(saved(one)).record.addresses == ("10.0.0.2:7000", "10.0.0.3:7000", "10.0.0.4:7000")
         monkeypatch.setattr(resuming, "ADDRESSES_SAVED_MAX", 2)
         assert found_in(saved(one)).record.addresses == ("10.0.0.2:7000", "10.0.0.3:7000")
+
+    run(main)
+
+
+def test_own_work_in_the_form_of_version_0_1_is_read_without_its_contents():
+    """It kept decoded values; without them a change of mind is told as too late, and nothing else is missing."""
+
+    async def main() -> None:
+        one = parts(config=CONFIG)
+        await grown(one, 3)
+        good = saved(one)
+        kept = {name: part for name, part in good.parts.items() if not name.startswith("mine.2")}
+        two = returned(replace(good, parts={**kept, "mine.2": ones()}))
+        assert sorted(two.authoring.mine()) == [1, 2, 3]
+        assert [entry.manifest.round for entry in two.state.ledger.pinned.values()] == [3, 1]
+        assert two.state.ledger.held_bytes == 2 * WHOLE.size(BLUEPRINT) * 4
+
+    run(main)
+
+
+def test_own_work_that_is_not_what_it_says_is_not_taken():
+    async def main() -> None:
+        one = parts(config=CONFIG)
+        await grown(one, 2)
+        good = saved(one)
+        two = returned(spoilt(good, "mine.2.0", lambda data: data.__setitem__(0, data[0] ^ 1)))
+        assert [entry.manifest.round for entry in two.state.ledger.pinned.values()] == [1]
+        with pytest.raises(Unfit, match="another"):
+            found_in(replace(good, parts={**good.parts, "mine.2": good.parts["mine.1"]}))
 
     run(main)
 
@@ -304,7 +339,7 @@ def test_work_that_others_would_refuse_is_not_taken_from_the_disk_either():
         parts_ = {**checkpoint.parts, "open.0.0": wild.view(np.uint8)}
         two = returned(replace(checkpoint, parts=parts_))
         assert two.state.ledger.open_rounds() == []
-        assert two.authoring.mine()[1].decoded is None
+        assert two.authoring.mine()[1].id not in two.state.ledger.pinned
 
     run(main)
 
@@ -341,13 +376,13 @@ def test_what_came_back_from_others_took_its_residual_with_it_once():
         checkpoint, entry = await left_with_residual()
         one = returned(checkpoint, last=3)
         assert not residual(one).any(), "held back while it is in doubt"
-        assert one.authoring.residual().tolist() == ones(value=2.0).tolist(), "and not forgotten by a checkpoint"
+        assert whole_residual(one).tolist() == ones(value=2.0).tolist(), "and not forgotten by a checkpoint"
         assert (one.authoring.doubtful, one.state.ledger.floor) == ((3,), 4)
         copied(entry, one)
         one.authoring.balance()
         one.authoring.balance()
         rest = 2.0 * (WHOLE.size(BLUEPRINT) - SLICES[1].size(BLUEPRINT))
-        assert one.authoring.residual().sum() == rest
+        assert whole_residual(one).sum() == rest
         assert one.authoring.mine()[3].is_counted
         await sealed(one, entry)
         assert residual(one).sum() == rest, "nothing is in doubt any more"
@@ -393,7 +428,7 @@ def test_when_nobody_can_tell_the_residual_is_dropped_and_that_is_said():
         await grown(far, 9)
         one.state.ledger.install(far.state.ledger.links[8:], far.state.ledger.grafts)
         one.authoring.balance()
-        assert not one.authoring.residual().any()
+        assert not whole_residual(one).any()
         assert [warning.code for warning in one.warnings()] == ["residual-dropped"]
 
     run(main)
@@ -407,9 +442,9 @@ def test_doubts_outlive_a_second_crash():
         assert two.authoring.doubtful == (3, 4, 5)
         copied(entry, two)
         two.authoring.balance()
-        assert two.authoring.mine()[3] == Mine(entry.id, entry.manifest.sub_model, two.authoring.mine()[3].decoded)
+        assert two.authoring.mine()[3] == Mine(entry.id, entry.manifest.sub_model)
         rest = 2.0 * (WHOLE.size(BLUEPRINT) - SLICES[1].size(BLUEPRINT))
-        assert two.authoring.residual().sum() == rest
+        assert whole_residual(two).sum() == rest
 
     run(main)
 

@@ -713,3 +713,29 @@ def test_a_chain_that_my_open_sets_do_not_give(difference):
     if tip_round > 1:
         put(mine, piece(2, 1))
     assert mine.agreed(tip_round, theirs.tip.chain) is None
+
+
+def test_what_is_pinned_is_held_once_whatever_becomes_of_its_round():
+    mine = ledger()
+    entry = put(mine, piece(1, 1))
+    size = mine.held_bytes
+    assert size == entry.held_bytes > 0
+    mine.pin(entry)
+    mine.pin(entry)
+    assert (mine.held_bytes, mine.held()) == (size, [entry])
+    seal(mine)
+    mine.forget_payloads(1)
+    assert (mine.held_bytes, mine.held(), mine.entries) == (size, [entry], {})
+    mine.spilled(entry, 0, memoryview(bytes(entry.segments[0] or b"")))
+    assert mine.held_bytes == 0
+    mine.unpin(entry.id)
+    mine.unpin(entry.id)
+    assert (mine.held_bytes, mine.held()) == (0, [])
+
+
+def test_who_is_unpinned_while_its_round_needs_it_stays():
+    mine = ledger()
+    entry = put(mine, piece(1, 1))
+    mine.pin(entry)
+    mine.unpin(entry.id)
+    assert (mine.held_bytes, mine.held()) == (entry.held_bytes, [entry])
