@@ -21,12 +21,16 @@ Body = bytes | bytearray | memoryview
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One call to a peer. `path` begins with `/v1/`; `query` is the part behind `?`."""
+    """One call to a peer. `path` begins with `/v1/`; `query` is the part behind `?`.
+
+    `sender` is the id the caller claims (16 bytes, or empty): unproven, good for statistics and for nothing else.
+    """
 
     method: str
     path: str
     body: Body = b""
     query: str = ""
+    sender: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +87,9 @@ class Compute(Protocol):
     async def run(self, work: Callable[[], T], *, cost_s: float = 0.0, lane: str = "train") -> T:
         """Run `work` and return its result or raise what it raised.
 
-        Works of one lane run one after another; lanes (`train`, `fold`) do not wait for each other. `cost_s` is the
-        virtual time the simulator charges; a real executor ignores it.
+        Works of one lane run one after another; lanes do not wait for each other: `train`, `fold` (models, files) and
+        `gate` (short: what peers sent is judged). `cost_s` is the virtual time the simulator charges; a real executor
+        ignores it.
         """
         ...
 
@@ -153,7 +158,7 @@ class Store(Protocol):
         """Atomic: a reader sees the old or the new one. Raises `StoreError`."""
         ...
 
-    def spill(self, data: bytes) -> memoryview:
+    def spill(self, data: Body) -> memoryview:
         """A read-only view of the same bytes, kept on disk instead of in memory until nobody refers to it.
 
         Nothing of it outlives the process. Raises `StoreError`, also where there is no disk.

@@ -21,7 +21,7 @@ from p2pfusion.errors import LocalError
 
 T = TypeVar("T")
 
-LANES = ("train", "fold")
+LANES = ("train", "fold", "gate")
 BACKLOG_MAX = 2
 """Works queued behind the running one in a lane; more would only grow old there."""
 

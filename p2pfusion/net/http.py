@@ -1,6 +1,7 @@
 """Transport over HTTP/1.1 on aiohttp: kept connections, bounded reads, no redirects, cookies, proxies or name look-ups.
 
-The calling half lives here, the serving half in `http_server`. A call ends in one of four ways and in no other: a
+The calling half lives here, the serving half in `http_server`, and segments, which have a buffer to go to, are received
+by `http_direct`. A call ends in one of four ways and in no other: a
 `Reply` of any status, `Unreachable`, `DeadlineExceeded`, or `WireError`; aiohttp's own exceptions end at this border.
 Answers are read piece by piece against the route's limit (`routes`), because aiohttp bounds no answer by itself, and
 addresses are judged by the dial policy (`addresses`) before any packet leaves.
@@ -21,15 +22,19 @@ from yarl import URL
 
 from p2pfusion.errors import DeadlineExceeded, LocalError, PortError, Unreachable, WireError
 from p2pfusion.net import addresses
-from p2pfusion.net.http_connection import HttpLimits
+from p2pfusion.net.http_connection import SENDER, HttpLimits
+from p2pfusion.net.http_direct import Direct, Place
 from p2pfusion.net.http_server import PIECE_BYTES_MAX, HttpServer
-from p2pfusion.seams import Body, Handler, Reply, Request
+from p2pfusion.net.rate import Throttle
+from p2pfusion.seams import Handler, Reply, Request
 from p2pfusion.wire import routes
 
 CONNECTIONS_MAX = 64
 """Our own outgoing connections; a call beyond waits, within its own deadline, for one to become free."""
 CONNECTIONS_PER_PEER_MAX = 8
-"""Parallel segments from one holder fill a link long before this; the holder has 128 for everybody."""
+"""Of calls that say something: more at a time would only wait in the other's loop."""
+SEGMENTS_PER_PEER_MAX = 4
+"""Parallel segments from one holder fill a link with these; it has 128 connections for everybody."""
 KEEP_ALIVE_S = 30.0
 """Half of the server's, so that a kept connection is closed by us and never under a request of ours."""
 
@@ -40,10 +45,21 @@ _QUERY = re.compile(r'[!-"$-~]*')
 class HttpTransport:
     """`seams.Transport` on real sockets. One per node; use it from the event loop's thread only."""
 
-    def __init__(self, listen: str = "0.0.0.0:0", *, limits: HttpLimits | None = None) -> None:
-        """Does not listen yet. `listen` is `host:port`, port 0 for a free one. Raises `UsageError`."""
+    def __init__(
+        self,
+        listen: str = "0.0.0.0:0",
+        *,
+        limits: HttpLimits | None = None,
+        limit_bytes_per_s: float | None = None,
+    ) -> None:
+        """Does not listen yet. `listen` is `host:port`, port 0 for a free one. Raises `UsageError`.
+
+        `limit_bytes_per_s` bounds the bodies sent, and those received, each averaged over about a second.
+        """
         self._bound, self._port = addresses.listening(listen)
         self._limits = limits or HttpLimits()
+        self._sending, self._receiving = Throttle(limit_bytes_per_s), Throttle(limit_bytes_per_s)
+        self._direct: Direct | None = None
         self._server: HttpServer | None = None
         self._session: aiohttp.ClientSession | None = None
         self._closed = False
@@ -59,10 +75,12 @@ class HttpTransport:
         if not (_PATH.fullmatch(request.path) and _QUERY.fullmatch(request.query)):
             raise LocalError(f"not a path and query of the protocol: {request.path!r}, {request.query!r}")
         target = f"{request.path}?{request.query}" if request.query else request.path
-        url = URL(f"http://{addresses.join(ip, port)}{target}", encoded=True)
+        place = addresses.join(ip, port)
         try:
             async with asyncio.timeout(deadline_s):
-                return await self._exchange(url, request, into)
+                if into is not None and request.method == "GET":
+                    return await self._get((str(ip), port), place, target, request, into)
+                return await self._exchange(URL(f"http://{place}{target}", encoded=True), request, into)
         except TimeoutError:
             raise DeadlineExceeded(f"{address}: no answer within {deadline_s:g} s") from None
         except aiohttp.ClientResponseError as error:
@@ -74,7 +92,7 @@ class HttpTransport:
         """See `seams.Transport.serve`. Once per transport."""
         if self._closed or self._server is not None:
             raise LocalError("a transport serves once, and not after it was closed")
-        self._server = HttpServer(handler, self._limits)
+        self._server = HttpServer(handler, self._limits, self._sending, self._receiving)
         try:
             port = await self._server.start(str(self._bound), self._port)
         except OSError as error:
@@ -85,6 +103,8 @@ class HttpTransport:
     async def close(self) -> None:
         """See `seams.Transport.close`. Takes at most about a second; calls in progress end with `Unreachable`."""
         self._closed = True
+        if self._direct is not None:
+            await self._direct.close()
         session, self._session = self._session, None
         if session is not None:
             await session.close()
@@ -92,15 +112,33 @@ class HttpTransport:
         if server is not None:
             await server.close()
 
+    async def _get(self, to: Place, host: str, target: str, request: Request, into: memoryview) -> Reply:
+        """A segment, received into its place."""
+        if self._direct is None:
+            self._direct = Direct(
+                self._receiving,
+                in_use_max=CONNECTIONS_MAX,
+                per_place_max=SEGMENTS_PER_PEER_MAX,
+                keep_alive_s=KEEP_ALIVE_S,
+            )
+        lines = [f"GET {target} HTTP/1.1", f"Host: {host}", "Accept-Encoding: identity"]
+        if request.sender:
+            lines.append(f"{SENDER}: {request.sender.hex()}")
+        said = "\r\n".join([*lines, "", ""]).encode("ascii")
+        reply = await self._direct.get(to, said, into.cast("B"), routes.reply_bytes_max(request.path, 404))
+        return Reply(200, into) if reply.status == 200 else reply
+
     async def _exchange(self, url: URL, request: Request, into: memoryview | None) -> Reply:
-        headers = {hdrs.ACCEPT_ENCODING: "identity"}
+        headers: dict[str, str] = {hdrs.ACCEPT_ENCODING: "identity"}
+        if request.sender:
+            headers[SENDER] = request.sender.hex()
         if request.body or request.method != "GET":
             headers[hdrs.CONTENT_LENGTH] = str(memoryview(request.body).nbytes)
         async with self._opened().request(
-            request.method, url, data=_outgoing(request.body), headers=headers, allow_redirects=False
+            request.method, url, data=await self._outgoing(request), headers=headers, allow_redirects=False
         ) as response:
             try:
-                return await _reply(response, request.path, into)
+                return await self._reply(response, request.path, into)
             except WireError:
                 response.close()  # never read the rest of what we refused
                 raise
@@ -121,53 +159,46 @@ class HttpTransport:
             )
         return self._session
 
-
-async def _reply(response: aiohttp.ClientResponse, path: str, into: memoryview | None) -> Reply:
-    """Read an answer within its limits. Raises `WireError`."""
-    if response.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
-        raise WireError("the answer is encoded; nobody asked for that")
-    if into is not None and response.status == 200:
-        await _read_into(response, into.cast("B"))
+    async def _reply(self, response: aiohttp.ClientResponse, path: str, into: memoryview | None) -> Reply:
+        """Read an answer within its limits. Raises `WireError`."""
+        if response.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
+            raise WireError("the answer is encoded; nobody asked for that")
+        is_filling = into is not None and response.status == 200
+        limit = routes.reply_bytes_max(path, response.status)
+        if into is not None and is_filling:
+            limit = into.nbytes
+        if (response.content_length or 0) > limit:
+            raise WireError(f"the answer has {response.content_length} bytes, the limit is {limit}")
+        chunks: list[bytes] = []
+        received, is_payload = 0, routes.kind(path, response.status) == "payload"
+        async for chunk in response.content.iter_any():
+            received += len(chunk)
+            if received > limit:
+                raise WireError(f"the answer has more than {limit} bytes")
+            chunks.append(chunk)
+            await self._receiving.wait(len(chunk), is_payload=is_payload)
+        if into is None or not is_filling:
+            return Reply(response.status, b"".join(chunks))
+        if received != limit:
+            raise WireError(f"the answer has {received} bytes instead of {limit}")
+        into.cast("B")[:] = b"".join(chunks)
         return Reply(response.status, into)
-    limit = routes.reply_bytes_max(path, response.status)
-    if (response.content_length or 0) > limit:
-        raise WireError(f"the answer has {response.content_length} bytes, the limit is {limit}")
-    chunks: list[bytes] = []
-    received = 0
-    async for chunk in response.content.iter_any():
-        received += len(chunk)
-        if received > limit:
-            raise WireError(f"the answer has more than {limit} bytes")
-        chunks.append(chunk)
-    return Reply(response.status, b"".join(chunks))
 
+    async def _outgoing(self, request: Request) -> bytes | AsyncIterator[memoryview] | None:
+        """Small bodies leave in one write with the headers, large ones in pieces so that the loop stays fair."""
+        view = memoryview(request.body).cast("B")
+        is_payload = routes.kind(request.path) == "payload"
+        piece_bytes = self._sending.piece_bytes(PIECE_BYTES_MAX) if is_payload else PIECE_BYTES_MAX
+        if view.nbytes <= piece_bytes:
+            await self._sending.wait(view.nbytes, is_payload=is_payload)
+            return bytes(view) or None
+        return self._pieces(view, piece_bytes, is_payload=is_payload)
 
-async def _read_into(response: aiohttp.ClientResponse, view: memoryview) -> None:
-    """Fill the whole buffer with the whole answer. Raises `WireError` when they differ in size."""
-    expected = view.nbytes
-    if response.content_length not in (None, expected):
-        raise WireError(f"the answer has {response.content_length} bytes instead of {expected}")
-    filled = 0
-    async for chunk in response.content.iter_any():
-        if filled + len(chunk) > expected:
-            raise WireError(f"the answer has more than {expected} bytes")
-        view[filled : filled + len(chunk)] = chunk
-        filled += len(chunk)
-    if filled != expected:
-        raise WireError(f"the answer has {filled} bytes instead of {expected}")
-
-
-def _outgoing(body: Body) -> bytes | AsyncIterator[memoryview] | None:
-    """Small bodies leave in one write with the headers, large ones in pieces so that the loop stays fair."""
-    view = memoryview(body).cast("B")
-    if view.nbytes <= PIECE_BYTES_MAX:
-        return bytes(view) or None
-    return _pieces(view)
-
-
-async def _pieces(view: memoryview) -> AsyncIterator[memoryview]:
-    for start in range(0, view.nbytes, PIECE_BYTES_MAX):
-        yield view[start : start + PIECE_BYTES_MAX]
+    async def _pieces(self, view: memoryview, piece_bytes: int, *, is_payload: bool) -> AsyncIterator[memoryview]:
+        for start in range(0, view.nbytes, piece_bytes):
+            piece = view[start : start + piece_bytes]
+            await self._sending.wait(piece.nbytes, is_payload=is_payload)
+            yield piece
 
 
 def _why_not(error: OSError, address: str, host: str) -> str:

@@ -29,6 +29,8 @@ CODES = {
 }
 """The whole body of an error of ours."""
 
+SENDER = "P2PFusion-Peer"
+"""Header in which a caller says which peer it is, 16 bytes in hex: a claim nobody proves, for statistics only."""
 RETRY_AFTER_S = "1"
 LINGER_S = 1.0
 """How long we read on after refusing a body, so that the caller sees our answer and not a reset."""

@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
 
 from aiohttp import ClientError, hdrs, web
 
-from p2pfusion.net.http_connection import Connection, ConnectionServer, HttpLimits, error_reply, reply_headers
+from p2pfusion.net.http_connection import SENDER, Connection, ConnectionServer, HttpLimits, error_reply, reply_headers
+from p2pfusion.net.rate import Throttle
 from p2pfusion.seams import Handler, Reply, Request
 from p2pfusion.wire import routes
 
@@ -27,10 +29,18 @@ _log = logging.getLogger(__name__)
 
 PIECE_BYTES_MAX = 256 << 10
 """One write: four times faster than whole bodies of 128 MiB and fair to the other connections (MEASUREMENTS.md A5)."""
+FIRST_PIECE_BYTES = 16 << 10
+"""Of a large answer, what leaves with its head."""
+PAYLOAD_BYTES_PER_S_MIN = 128 << 10
+"""Under a limit so few segments leave at a time that each gets this much: twice the slowest rate that those who wait
+for one are content with. The others hear that we are busy, and come back or ask somebody else."""
 BODY_BYTES_PER_S_MIN = 256 << 10
 """Large bodies get this much longer than the plain deadline; slower links cannot take part in split training anyway."""
 LOGGED_MAX = 64
 """Kinds of handler failure that are logged with their traceback; the rest is counted by whoever sees the 500."""
+
+
+_SENDER = re.compile(r"[0-9a-f]{32}")
 
 
 class _Refusal(Exception):
@@ -43,7 +53,12 @@ class _Refusal(Exception):
 class HttpServer:
     """Listens on one address and passes every `/v1/` request within the limits to one handler."""
 
-    def __init__(self, handler: Handler, limits: HttpLimits) -> None:
+    def __init__(
+        self, handler: Handler, limits: HttpLimits, sending: Throttle | None = None, receiving: Throttle | None = None
+    ) -> None:
+        """`sending` and `receiving` limit the bodies of answers and requests."""
+        self._sending, self._receiving = sending or Throttle(None), receiving or Throttle(None)
+        self._payloads = 0
         self._handler = handler
         self._limits = limits
         self._in_flight = 0
@@ -76,9 +91,10 @@ class HttpServer:
         with connection.serving():
             try:
                 length = _admit(request)
-                with self._place(length):
+                path, query = request.rel_url.raw_path, _query(request)
+                with self._place(length), self._payload_place(path):
                     body = await self._body(request, length)
-                    reply = await self._handle(Request(request.method, request.rel_url.raw_path, body, _query(request)))
+                    reply = await self._handle(Request(request.method, path, body, query, _sender(request)))
                     return await self._send(request, reply)
             except _Refusal as refusal:
                 return error_reply(refusal.status, unread=not request.content.is_eof())
@@ -96,12 +112,29 @@ class HttpServer:
             self._in_flight -= 1
             self._in_flight_bytes -= length
 
+    @contextmanager
+    def _payload_place(self, path: str) -> Iterator[None]:
+        """Of the answers that share a limit, as many at a time as leave each what it needs to be in time."""
+        if not self._sending.is_limited or routes.kind(path) != "payload":
+            yield
+            return
+        if self._payloads > 0 and self._sending.seconds((self._payloads + 1) * PAYLOAD_BYTES_PER_S_MIN) > 1:
+            raise _Refusal(503)
+        self._payloads += 1
+        try:
+            yield
+        finally:
+            self._payloads -= 1
+
     async def _body(self, request: web.BaseRequest, length: int) -> bytes:
         if length == 0:
             return b""
         try:
-            async with asyncio.timeout(self._deadline_s(length)):
-                chunks = [chunk async for chunk in request.content.iter_any()]
+            chunks, is_payload = [], routes.kind(request.rel_url.raw_path) == "payload"
+            async with asyncio.timeout(self._deadline_s(length, self._receiving)):
+                async for chunk in request.content.iter_any():
+                    chunks.append(chunk)
+                    await self._receiving.wait(len(chunk), is_payload=is_payload)
         except TimeoutError:
             raise _Refusal(408) from None
         except (ClientError, web.RequestPayloadError, ConnectionError):
@@ -130,14 +163,16 @@ class HttpServer:
         if reply.status in (204, 304):
             views = []  # HTTP forbids a body here
         length = sum(view.nbytes for view in views)
-        response = web.StreamResponse(status=reply.status, headers=reply_headers(reply.status))
+        is_payload = routes.kind(request.rel_url.raw_path, reply.status) == "payload"
+        piece_bytes = self._sending.piece_bytes(PIECE_BYTES_MAX) if is_payload else PIECE_BYTES_MAX
+        response = _Answer(status=reply.status, headers=reply_headers(reply.status))
         response.content_length = length
         try:
-            async with asyncio.timeout(self._deadline_s(length)):
+            async with asyncio.timeout(self._deadline_s(length, self._sending)):
                 await response.prepare(request)
-                for view in views:
-                    for start in range(0, view.nbytes, PIECE_BYTES_MAX):
-                        await response.write(view[start : start + PIECE_BYTES_MAX])
+                for piece in _pieces(views, piece_bytes):
+                    await self._sending.wait(piece.nbytes, is_payload=is_payload)
+                    await response.write(piece)
                 await response.write_eof()
         except TimeoutError:
             if request.transport is not None:
@@ -146,8 +181,29 @@ class HttpServer:
             pass  # the caller left; aiohttp ends the connection
         return response
 
-    def _deadline_s(self, length: int) -> float:
-        return self._limits.body_deadline_s + length / BODY_BYTES_PER_S_MIN
+    def _deadline_s(self, length: int, throttle: Throttle) -> float:
+        """A limit of ours is no fault of the other's, who gets what `_payload_place` leaves to each, or half of it."""
+        ours_s = max(throttle.seconds(length), length / PAYLOAD_BYTES_PER_S_MIN) if throttle.is_limited else 0.0
+        return self._limits.body_deadline_s + length / BODY_BYTES_PER_S_MIN + 2 * ours_s
+
+
+def _pieces(views: Sequence[memoryview], most_bytes: int) -> Iterator[memoryview]:
+    """What is written at once; of a large answer first a little, because it is copied to leave with the head."""
+    size = min(FIRST_PIECE_BYTES, most_bytes) if sum(view.nbytes for view in views) > most_bytes else most_bytes
+    for view in views:
+        start = 0
+        while start < view.nbytes:
+            yield view[start : start + size]
+            start, size = start + size, most_bytes
+
+
+class _Answer(web.StreamResponse):
+    """Its head leaves with the first piece of its body: one packet less, and one turn less of the caller's loop.
+
+    Where aiohttp does not know the name, nothing else changes.
+    """
+
+    _send_headers_immediately = False
 
 
 def _admit(request: web.BaseRequest) -> int:
@@ -170,3 +226,9 @@ def _admit(request: web.BaseRequest) -> int:
 
 def _query(request: web.BaseRequest) -> str:
     return request.rel_url.raw_query_string
+
+
+def _sender(request: web.BaseRequest) -> bytes:
+    """The id the caller claims; empty for none and for what is no id."""
+    said = request.headers.get(SENDER, "")
+    return bytes.fromhex(said) if _SENDER.fullmatch(said) else b""

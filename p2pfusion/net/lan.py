@@ -65,10 +65,11 @@ async def lan_node(  # noqa: PLR0913 - the embedding facade: every argument has 
     host, _ = listening(listen)
     prepared = prepare(task, seed, part) if isinstance(task, Task) else task
     with _store(state) as store:
+        settings = NodeConfig(run=RunConfig(swarm=swarm, seed=seed), name=name, **config)
         node = Node(
-            NodeConfig(run=RunConfig(swarm=swarm, seed=seed), name=name, **config),
+            settings,
             algorithm_of(algorithm, prepared, seed=secrets.randbits(32)),
-            transport=HttpTransport(listen),
+            transport=HttpTransport(listen, limit_bytes_per_s=settings.limit_bytes_per_s),
             discovery=MdnsDiscovery([str(host)] if host.is_loopback else None),
             compute=ThreadCompute(),
             store=store,

@@ -1,40 +1,60 @@
 """Pulling what others hold and we lack: manifests first, then segments, from several holders at once.
 
-A task of the node. `swarm.gossip.Wanted` says what to fetch from whom; every byte passes the gate before it counts.
+A task of the node. `swarm.gossip.Wanted` says what to fetch from whom, `swarm.haste` how much at once and how long one
+request is waited for alone; every byte passes the gate before it counts. Segments land where they stay: they are copied
+nowhere between the socket and the decoder, and large ones are judged beside the loop.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import chain
-from statistics import median
 
-from p2pfusion.errors import RemoteError, Unreachable, WireError
+from p2pfusion.config import PEERS_MAX
+from p2pfusion.errors import DeadlineExceeded, RemoteError, Unreachable, WireError
 from p2pfusion.node.calls import Calls
 from p2pfusion.node.gossiping import Gossiping
+from p2pfusion.node.judging import Judging
 from p2pfusion.node.state import State
 from p2pfusion.seams import Reply, Request
-from p2pfusion.swarm.gate import judge_segment
+from p2pfusion.swarm.haste import HEDGE_MIN_S, LARGE_BYTES, REST_S, RESTS_MAX, Haste
 from p2pfusion.swarm.ledger import Entry
 from p2pfusion.wire.codec import contribution_id, decode_contribution
 from p2pfusion.wire.messages import ContributionId, PeerId
 
 MANIFEST = -1
 """Stands for the manifest where a segment's index would stand."""
-DURATIONS_KEPT_MAX = 64
-"""Durations remembered, for the same reason as the waits of `swarm.cadence`."""
-HEDGE_MIN_S = 0.2
-"""Least time one request is waited for alone: a busy computer answers a small one within it."""
 HOLDERS_ASKED_MAX = 4
 """Requests for one segment under way at once; each further one after twice the pause."""
 
+Key = tuple[ContributionId, int]
+
+
+class Busy(Unreachable):
+    """The holder has it, but not now."""
+
+
+@dataclass(slots=True, eq=False)
+class Asked:
+    """One request under way."""
+
+    holder: PeerId
+    at_s: float
+    size_bytes: int
+    load_bytes: int
+    """The most that was under way while it was, itself included: all of it shares the link."""
+    task: asyncio.Task[None] | None = None
+
 
 class Fetching:
-    """Keeps at most `fetches_in_flight_max` requests going while anything is missing.
+    """Keeps at most `fetches_in_flight_max` requests, of at most `fetch_bytes_in_flight_max`, going while anything is
+    missing.
 
     A request that takes much longer than its like is not waited for: another holder is asked beside it, or the same
-    one again when there is no other.
+    one again when there is no other. Whoever loses that race is cut off.
     """
 
     def __init__(self, state: State, calls: Calls, gossiping: Gossiping, group: asyncio.TaskGroup) -> None:
@@ -42,89 +62,141 @@ class Fetching:
         self._calls = calls
         self._gossiping = gossiping
         self._group = group
-        self._in_flight: dict[tuple[ContributionId, int], list[tuple[PeerId, float]]] = {}
-        self._took_s: deque[float] = deque(maxlen=DURATIONS_KEPT_MAX)
-        self._alone_s: float | None = HEDGE_MIN_S
-        """What these durations say; None when another came since. The task wakes far more often than one comes."""
+        self._in_flight: dict[Key, list[Asked]] = {}
+        self._judging = Judging(state.doors.compute, state.blueprint, group)
+        self._haste = Haste(state.config.gossip, state.config.limit_bytes_per_s)
+        self._rests: dict[PeerId, tuple[float, int]] = {}
+        """Who said it is busy: until when it is left alone, and how often in a row. At most `PEERS_MAX`."""
         self._orphan_since_s: dict[ContributionId, float] = {}
 
     async def run(self) -> None:
         while True:
-            rang = await self._state.bells["fetch"].wait(self._hedge_s())
+            rang = await self._state.bells["fetch"].wait(HEDGE_MIN_S)
             self._launch()
             if not rang:
                 self._drop_orphans()
 
-    def _hedge_s(self) -> float:
-        """How long a request is waited for alone: the median of the last ones plus four times their spread."""
-        if self._alone_s is None:
-            middle = median(self._took_s)
-            self._alone_s = max(HEDGE_MIN_S, middle + 4 * median(abs(took_s - middle) for took_s in self._took_s))
-        return self._alone_s
-
     def _launch(self) -> None:
-        state, now_s, hedge_s = self._state, self._state.now_s(), self._hedge_s()
-        busy = Counter(holder for asked in self._in_flight.values() for holder, _ in asked)
-        room = state.config.gossip.fetches_in_flight_max - busy.total()
+        state, now_s = self._state, self._state.now_s()
+        under_way = [asked for group in self._in_flight.values() for asked in group]
+        busy = Counter(asked.holder for asked in under_way)
+        room = state.config.gossip.fetches_in_flight_max - len(under_way)
         if room <= 0:
             return
+        under_way_bytes = sum(asked.size_bytes for asked in under_way)
         manifests = [(id_, MANIFEST, who) for id_, who in state.wanted.unknown(state.ledger)]
         for id_, index, who in chain(manifests, state.wanted.segments(state.ledger)):
-            if room <= 0:
+            size_bytes = 0 if index == MANIFEST else state.ledger.entries[id_].manifest.segments[index].size
+            if room <= 0 or not self._haste.fits(under_way_bytes, size_bytes):
                 return
             asked = self._in_flight.get((id_, index), [])
-            pause_s = hedge_s * 2 ** max(0, len(asked) - 1)
-            if len(asked) < HOLDERS_ASKED_MAX and all(now_s - at_s >= pause_s for _, at_s in asked):
-                room -= 1
-                others = [holder for holder in who if all(holder != one for one, _ in asked)] or who
-                least = min(busy[holder] for holder in others)
-                holder = state.doors.rng.choice([h for h in others if busy[h] == least])
-                busy[holder] += 1
-                self._in_flight.setdefault((id_, index), []).append((holder, now_s))
-                self._group.create_task(self._fetch(id_, index, holder, now_s))
+            if self._is_waited_for(asked, now_s) or not (able := self._able(who, asked, now_s)):
+                continue
+            least = min(busy[holder] for holder in able)
+            holder = state.doors.rng.choice([holder for holder in able if busy[holder] == least])
+            busy[holder] += 1
+            room -= 1
+            under_way_bytes += size_bytes
+            new = Asked(holder, now_s, size_bytes, under_way_bytes)
+            under_way.append(new)
+            for one in under_way:
+                one.load_bytes = max(one.load_bytes, under_way_bytes)
+            self._ask(id_, index, new)
 
-    async def _fetch(self, id_: ContributionId, index: int, holder: PeerId, begin_s: float) -> None:
+    def _is_waited_for(self, asked: Sequence[Asked], now_s: float) -> bool:
+        """Whether what is under way for one thing is enough for now."""
+        if len(asked) >= HOLDERS_ASKED_MAX:
+            return True
+        turn = 2 ** max(0, len(asked) - 1)
+        return any(
+            (age_s := now_s - one.at_s) < HEDGE_MIN_S or age_s < turn * self._haste.alone_s(one.load_bytes)
+            for one in asked
+        )
+
+    def _able(self, who: Sequence[PeerId], asked: Sequence[Asked], now_s: float) -> Sequence[PeerId]:
+        """Whom of the holders to ask: none that rests, and who is asked already only when there is nobody else."""
+        awake = [holder for holder in who if holder not in self._rests or self._rests[holder][0] <= now_s]
+        return [holder for holder in awake if all(holder != one.holder for one in asked)] or awake
+
+    def _ask(self, id_: ContributionId, index: int, asked: Asked) -> None:
+        group = self._in_flight.setdefault((id_, index), [])
+        group.append(asked)
+        asked.task = self._group.create_task(self._fetch(id_, index, asked, is_alone=len(group) == 1))
+
+    async def _fetch(self, id_: ContributionId, index: int, asked: Asked, *, is_alone: bool) -> None:
         try:
             if index == MANIFEST:
-                await self._fetch_manifest(id_, holder)
+                await self._fetch_manifest(id_, asked)
             else:
-                await self._fetch_segment(id_, index, holder)
-            self._took_s.append(self._state.now_s() - begin_s)
-            self._alone_s = None
+                await self._fetch_segment(id_, index, asked, is_alone=is_alone)
+            self._rests.pop(asked.holder, None)
+        except Busy:
+            self._rest(id_, asked.holder)
         except RemoteError as error:
-            self._state.wanted.failed(id_, holder, is_final=isinstance(error, WireError))
+            if isinstance(error, DeadlineExceeded):
+                self._haste.exceeded(asked.size_bytes)
+            self._state.wanted.failed(id_, asked.holder, is_final=isinstance(error, WireError))
         finally:
-            asked = self._in_flight[id_, index]
-            asked.remove((holder, begin_s))
-            if not asked:
-                del self._in_flight[id_, index]
+            self._ended(id_, index, asked)
             self._state.bells["fetch"].ring()
 
-    async def _fetch_manifest(self, id_: ContributionId, holder: PeerId) -> None:
+    def _ended(self, id_: ContributionId, index: int, asked: Asked) -> None:
+        group = self._in_flight.get((id_, index), [])
+        if asked in group:  # not cut off by another
+            group.remove(asked)
+        if not group:
+            self._in_flight.pop((id_, index), None)
+
+    def _cut_off(self, id_: ContributionId, index: int, winner: Asked) -> None:
+        """Large requests for what is here now end at once; a small one is over sooner than a new connection is made."""
+        for other in [one for one in self._in_flight[id_, index] if one is not winner]:
+            if other.task is not None and other.size_bytes > LARGE_BYTES:
+                other.task.cancel()
+                self._ended(id_, index, other)  # a task that has not begun yet never comes to its own end
+
+    def _rest(self, id_: ContributionId, holder: PeerId) -> None:
+        """It has no place for us now; others may have what it holds."""
+        now_s, (until_s, times) = self._state.now_s(), self._rests.get(holder, (0.0, 0))
+        if until_s > now_s:
+            return  # several requests were refused at once
+        if times >= RESTS_MAX:
+            del self._rests[holder]
+            self._state.wanted.failed(id_, holder, is_final=True)
+            return
+        if holder not in self._rests and len(self._rests) >= PEERS_MAX:
+            del self._rests[next(iter(self._rests))]
+        self._rests[holder] = (now_s + REST_S * self._state.doors.rng.uniform(0.5, 1.5), times + 1)
+
+    async def _fetch_manifest(self, id_: ContributionId, asked: Asked) -> None:
         deadline_s = self._state.config.gossip.call_deadline_s
-        reply = await self._calls.to_peer(holder, Request("GET", f"/v1/contributions/{id_.hex()}"), deadline_s)
+        reply = await self._calls.to_peer(asked.holder, Request("GET", f"/v1/contributions/{id_.hex()}"), deadline_s)
         if reply.status != 200:
             raise _no(reply)
         manifest = decode_contribution(reply.body)
         if contribution_id(manifest) != id_:
             raise WireError("manifest of another contribution")
+        self._haste.came(0, 0, self._state.now_s() - asked.at_s)
         self._gossiping.admit(id_, manifest)
 
-    async def _fetch_segment(self, id_: ContributionId, index: int, holder: PeerId) -> None:
+    async def _fetch_segment(self, id_: ContributionId, index: int, asked: Asked, *, is_alone: bool) -> None:
+        """Straight into the entry's own memory, unless another request may still write there."""
         state = self._state
         entry = state.ledger.entries.get(id_)
         if entry is None or entry.segments[index] is not None:
             return
-        data = bytearray(entry.manifest.segments[index].size)
+        data = entry.room(index) if is_alone else memoryview(bytearray(asked.size_bytes))
         request = Request("GET", f"/v1/contributions/{id_.hex()}/{index}")
-        deadline_s = state.config.gossip.deadline_s(len(data))
-        reply = await self._calls.to_peer(holder, request, deadline_s, memoryview(data))
+        deadline_s = self._haste.deadline_s(asked.size_bytes, asked.load_bytes)
+        reply = await self._calls.to_peer(asked.holder, request, deadline_s, data)
         if reply.status != 200:
             raise _no(reply)
-        if (reason := judge_segment(entry.manifest, index, data)) is not None:
+        self._haste.came(asked.size_bytes, asked.load_bytes, state.now_s() - asked.at_s)
+        state.thrift.link.carried(asked.at_s, state.now_s(), asked.size_bytes)
+        if (reason := await self._judging.reason(entry.manifest, index, data)) is not None:
             raise WireError(f"segment refused: {reason}")
-        if state.ledger.put(entry, index, bytes(data)):
+        if state.ledger.put(entry, index, data.toreadonly()):
             state.completed(entry)
+        self._cut_off(id_, index, asked)
 
     def _drop_orphans(self) -> None:
         """An incomplete contribution is given up when no live holder offered what is missing for one patience."""
@@ -142,5 +214,6 @@ class Fetching:
 
 def _no(reply: Reply) -> RemoteError:
     """What an answer without the data means: not now, or not at all."""
-    kind = Unreachable if reply.status in (408, 429, 503) else WireError
-    return kind(f"status {reply.status}")
+    if reply.status in (429, 503):
+        return Busy(f"status {reply.status}")
+    return (Unreachable if reply.status == 408 else WireError)(f"status {reply.status}")

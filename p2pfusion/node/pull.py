@@ -12,13 +12,14 @@ import numpy as np
 from blake3 import blake3
 
 from p2pfusion.algorithms.base import Vector
-from p2pfusion.config import COVERED_IDS_MAX, LINKS_KEPT_MAX
+from p2pfusion.config import COVERED_IDS_MAX, LINKS_KEPT_MAX, SEGMENT_BYTES_MAX
 from p2pfusion.errors import RemoteError, WireError
 from p2pfusion.node.calls import Calls
 from p2pfusion.node.snapshots import grafts_of
 from p2pfusion.node.state import State
 from p2pfusion.seams import Request
 from p2pfusion.swarm.grafts import Grafts, cover_sizes
+from p2pfusion.swarm.haste import REST_S, RESTS_MAX, Haste
 from p2pfusion.wire.codec import decode_links, decode_snapshot, next_chain
 from p2pfusion.wire.compression import segment_sizes
 from p2pfusion.wire.messages import Link, PeerId, Snapshot
@@ -76,16 +77,26 @@ class Pull:
         """All segments by hash, from every member in turn, several at once."""
         state, model_bytes = self._state, self._state.blueprint.size * 4
         starts = [0, *accumulate(segment.size for segment in manifest.segments)]
-        data = bytearray(starts[-1])
+        data = np.empty(starts[-1], np.uint8).data  # not zeroed: that alone would stop the loop for a large model
         holders = [peer, *(report.peer for report, _ in state.membership.reports() if report.peer != peer)]
-        room = asyncio.Semaphore(state.config.gossip.fetches_in_flight_max)
+        haste = Haste(state.config.gossip, state.config.limit_bytes_per_s)
+        room = asyncio.Semaphore(places := min(state.config.gossip.fetches_in_flight_max, haste.segments_max))
+        deadline_s = haste.deadline_s(SEGMENT_BYTES_MAX, places * SEGMENT_BYTES_MAX)
 
         async def one(index: int) -> None:
-            piece = memoryview(data)[starts[index] : starts[index + 1]]
+            piece = data[starts[index] : starts[index + 1]]
             async with room:
-                for turn in range(len(holders)):
-                    if await self._piece(holders[(index + turn) % len(holders)], manifest, index, piece):
-                        return
+                for _ in range(RESTS_MAX):
+                    is_busy = False
+                    for turn in range(len(holders)):
+                        holder = holders[(index + turn) % len(holders)]
+                        status = await self._piece(holder, manifest, index, piece, deadline_s)
+                        if status == 200:
+                            return
+                        is_busy |= status in (429, 503)
+                    if not is_busy:
+                        break
+                    await asyncio.sleep(REST_S)
             raise WireError(f"snapshot segment {index} is nowhere to be had")
 
         try:
@@ -95,14 +106,20 @@ class Pull:
         except ExceptionGroup as errors:
             raise WireError(str(errors.exceptions[0])) from None
         model = np.frombuffer(data, dtype="<f4", count=model_bytes // 4).astype(np.float32, copy=False)
-        if not bool(np.isfinite(model).all()):
+        if not await state.doors.compute.run(lambda: bool(np.isfinite(model).all()), lane="gate"):
             raise WireError("a snapshot with numbers that are not finite")
         return model, grafts_of(manifest, bytes(data[model_bytes:]))
 
-    async def _piece(self, holder: PeerId, manifest: Snapshot, index: int, piece: memoryview) -> bool:
+    async def _piece(
+        self, holder: PeerId, manifest: Snapshot, index: int, piece: memoryview, deadline_s: float
+    ) -> int | None:
+        """The status of the answer; None when none came that is what was asked for."""
         request = Request("GET", f"/v1/snapshots/{manifest.chain.hex()}/{index}")
         try:
-            reply = await self._calls.to_peer(holder, request, self._state.config.gossip.deadline_s(len(piece)), piece)
+            reply = await self._calls.to_peer(holder, request, deadline_s, piece)
         except RemoteError:
-            return False
-        return reply.status == 200 and blake3(piece).digest() == manifest.segments[index].hash
+            return None
+        if reply.status != 200:
+            return reply.status
+        found = await self._state.doors.compute.run(lambda: blake3(piece).digest(), lane="gate")
+        return 200 if found == manifest.segments[index].hash else None

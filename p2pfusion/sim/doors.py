@@ -24,7 +24,7 @@ from p2pfusion.sim import gates
 
 T = TypeVar("T")
 
-LANES = ("train", "fold")
+LANES = ("train", "fold", "gate")
 LEAST_S = 1e-9
 """Less than this is a rounding error of the clock, not work left to do."""
 ANNOUNCED_MAX = PEERS_MAX

@@ -56,6 +56,24 @@ def test_method_path_query_and_body_arrive(play_transport, body):
     play_transport(scenario)
 
 
+@pytest.mark.parametrize("sender", [b"", bytes(16), bytes(range(240, 256))])
+def test_who_calls_arrives(play_transport, sender):
+    async def scenario(new):
+        heard = []
+
+        async def listen(request: Request) -> Reply:
+            heard.append(request.sender)
+            return Reply(204)
+
+        server, client = new(), new()
+        [address, *_] = await server.serve(listen)
+        await client.call(address, Request("GET", "/v1/ping", sender=sender), deadline_s=LONG_S)
+        await client.call(address, Request("POST", GOSSIP, b"x", sender=sender), deadline_s=LONG_S)
+        assert heard == [sender, sender]
+
+    play_transport(scenario)
+
+
 @pytest.mark.parametrize(
     ("status", "body"), [(200, b""), (200, b"x"), (204, b""), (400, b"malformed"), (409, bytes(2000)), (503, b"busy")]
 )

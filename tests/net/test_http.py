@@ -215,7 +215,7 @@ async def test_a_caller_who_takes_nothing_is_cut_off_and_gives_back_its_place() 
     async def large(request: Request) -> Reply:
         return Reply(204) if request.path == "/v1/ping" else Reply(200, b"", [bytes(16 << 20)] * 4)
 
-    def no_wait(length: int) -> float:
+    def no_wait(length: int, throttle: object) -> float:
         return 0.2
 
     async with serving(large, in_flight_max=1) as (transport, address), connected(address) as (_, writer):
@@ -384,3 +384,17 @@ async def test_misuse_is_ours() -> None:
         for path, query in (("/v1/a b", ""), ("/v1/x\r\nA: b", ""), ("/other", ""), ("/v1/x?y", ""), ("/v1/x", "a#b")):
             with pytest.raises(LocalError, match="not a path"):
                 await transport.call(address, Request("GET", path, query=query), deadline_s=1)
+
+
+@pytest.mark.parametrize(
+    ("said", "heard"),
+    [("ab" * 16, b"\xab" * 16), ("ab" * 15, b""), ("ab" * 17, b""), ("AB" * 16, b""), ("x" * 32, b""), ("", b"")],
+)
+async def test_a_caller_that_names_no_id_is_nobody(said: str, heard: bytes) -> None:
+    async def handler(request: Request) -> Reply:
+        return Reply(200, request.sender.hex().encode())
+
+    async with serving(handler) as (_, address):
+        head = f"GET /v1/ping HTTP/1.1\r\nHost: x\r\nP2PFusion-Peer: {said}\r\n\r\n"
+        status, _, body = await raw(address, head.encode())
+        assert (status, body) == (200, heard.hex().encode())

@@ -94,7 +94,7 @@ async def test_an_answer_without_a_length_is_cut_off_at_the_limit() -> None:
         async with liar(said, then="flood") as (transport, address, _):
             with pytest.raises(WireError, match="more than"):
                 await transport.call(address, PING, deadline_s=5)
-            with pytest.raises(WireError, match="more than 10 bytes"):
+            with pytest.raises(WireError, match=r"no length|is encoded"):
                 await transport.call(address, SEGMENT, deadline_s=5, into=memoryview(bytearray(10)))
 
 
@@ -129,7 +129,7 @@ async def test_into_may_be_any_contiguous_view() -> None:
 
 async def test_an_undeclared_answer_that_is_too_short_is_noticed() -> None:
     async with liar(headers("Connection: close"), b"abc") as (transport, address, _):
-        with pytest.raises(WireError, match="3 bytes instead of 4"):
+        with pytest.raises(WireError, match="no length"):
             await transport.call(address, SEGMENT, deadline_s=2, into=memoryview(bytearray(4)))
 
 

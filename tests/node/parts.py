@@ -11,6 +11,7 @@ import numpy as np
 
 from p2pfusion.algorithms.base import RoundReport, Vector
 from p2pfusion.config import NodeConfig
+from p2pfusion.core.blueprint import Blueprint
 from p2pfusion.core.submodel import SubModel
 from p2pfusion.errors import Refused, Unreachable
 from p2pfusion.node.authoring import Authoring
@@ -127,9 +128,10 @@ def parts(
     config: NodeConfig | None = None,
     group: asyncio.TaskGroup | None = None,
     store: Store | None = None,
+    blueprint: Blueprint = BLUEPRINT,
 ) -> Parts:
     wire = wire or Wire()
-    learner = LightLearner(index, blueprint=BLUEPRINT)
+    learner = LightLearner(index, blueprint=blueprint)
     chosen = replace(config or NodeConfig(), name=f"node-{index}")
     doors = Doors(
         transport=wire,
@@ -139,9 +141,9 @@ def parts(
         rng=random.Random(index),
     )
     genesis_hash = hash_of(learner.genesis)
-    described = describe_run(chosen.run, BLUEPRINT, genesis_hash, sender=peer(index), members=1, newest=0)
+    described = describe_run(chosen.run, blueprint, genesis_hash, sender=peer(index), members=1, newest=0)
     state = State(chosen, learner, doors, described)
-    state.begin(run_id(chosen.run, BLUEPRINT.fingerprint(), genesis_hash), genesis_hash)
+    state.begin(run_id(chosen.run, blueprint.fingerprint(), genesis_hash), genesis_hash)
     state.addresses = (f"10.0.0.{index}:7000",)
     state.role = "trains"
     kept = Snapshots()

@@ -11,13 +11,15 @@ import pytest
 
 from p2pfusion.config import NodeConfig, RunConfig
 from p2pfusion.core.fold import Weighted, fold
-from p2pfusion.errors import StoreError
+from p2pfusion.errors import StoreError, WireError
 from p2pfusion.node.decoding import weighted
+from p2pfusion.node.pull import Pull
 from p2pfusion.node.snapshots import hash_of
 from p2pfusion.seams import Checkpoint, Reply, Request
 from p2pfusion.sim.loop import run
 from p2pfusion.store.memory import MemoryStore
 from p2pfusion.swarm.grafts import Grafts
+from p2pfusion.swarm.haste import REST_S, RESTS_MAX
 from p2pfusion.swarm.ledger import Entry
 from p2pfusion.wire.codec import encode_links, next_chain
 from p2pfusion.wire.messages import Link
@@ -248,6 +250,33 @@ def test_a_damaged_snapshot_is_taken_from_somebody_else():
         one.meet(liar, other)
         await at_work(one, 3.0)
         agree(one, other)
+
+    run(main)
+
+
+@pytest.mark.parametrize(("refusals", "is_had"), [(RESTS_MAX - 1, True), (RESTS_MAX, False)])
+def test_a_snapshot_of_busy_holders_is_waited_for_rests_max_times(refusals, is_had):
+    async def main() -> None:
+        wire, asked_s = Wire(), []
+        one, other = parts(wire), parts(wire, 2)
+        await grown(other, EVERY)
+        kept = other.kept.at_or_before(EVERY)
+        assert kept is not None
+
+        def refuse(address: str, request: Request) -> Reply | None:
+            asked_s.append(asyncio.get_running_loop().time())
+            return Reply(503, b"busy") if len(asked_s) <= refusals else None
+
+        wire.fault = refuse
+        one.meet(other)
+        pull = Pull(one.state, one.calls)
+        if is_had:
+            model, _ = await pull.model(other.me, kept.manifest)
+            assert model.tobytes() == kept.model.tobytes()
+        else:
+            with pytest.raises(WireError):
+                await pull.model(other.me, kept.manifest)
+        assert asked_s == [turn * REST_S for turn in range(RESTS_MAX)]
 
     run(main)
 

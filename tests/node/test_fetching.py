@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from itertools import pairwise
 
+import numpy as np
 import pytest
 
 from p2pfusion.config import CadenceConfig, GossipConfig, NodeConfig
@@ -12,9 +14,11 @@ from p2pfusion.node.fetching import HOLDERS_ASKED_MAX, Fetching
 from p2pfusion.seams import Reply, Request
 from p2pfusion.sim.loop import run
 from p2pfusion.swarm.gossip import FAILURES_MAX
+from p2pfusion.swarm.haste import REST_S, RESTS_MAX
 from p2pfusion.swarm.ledger import Entry
 from p2pfusion.wire.messages import Gossip, Have
 from tests.node.parts import SLICES, Parts, Wire, changed, copied, ones, parts, until
+from tests.sim.learners import light_blueprint
 from tests.swarm.made import piece, put
 
 
@@ -220,6 +224,216 @@ def test_requests_for_one_thing_under_way_at_once_are_bounded():
         return len(wire.calls)
 
     assert run(main) == HOLDERS_ASKED_MAX
+
+
+# -- large segments ---------------------------------------------------------------------------------------------------
+
+LARGE = light_blueprint(1024)
+"""2.1 MB: two segments of 1 MiB and a small one."""
+MIB = 1 << 20
+
+
+def large(wire: Wire, index: int = 1, **gossip: int) -> Parts:
+    return parts(wire, index, blueprint=LARGE, config=NodeConfig(codec="fp32", gossip=GossipConfig(**gossip)))
+
+
+async def large_work(author: Parts, *holders: Parts) -> Entry:
+    entry = await author.publish(np.ones(LARGE.size, np.float32), LARGE.whole())
+    assert entry is not None
+    assert [s.size for s in entry.manifest.segments][:2] == [MIB, MIB]
+    for holder in holders:
+        copied(entry, holder)
+    return entry
+
+
+@pytest.mark.parametrize(("bytes_max", "expected"), [(4 * LARGE.size, 3), (4 * LARGE.size - 1, 2), (1, 1)])
+def test_fetch_bytes_in_flight_max(bytes_max, expected):
+    async def main() -> int:
+        wire, under_way, most = Wire(), 0, 0
+        one, other = large(wire, fetch_bytes_in_flight_max=bytes_max), large(wire, 2)
+        entry = await large_work(other)
+        offer(one, entry, other)
+
+        async def handle(request: Request) -> Reply:
+            nonlocal under_way, most
+            is_segment = request.path[-2] == "/"
+            under_way += is_segment
+            most = max(most, under_way)
+            await until(asyncio.get_running_loop().time() + 0.1)
+            under_way -= is_segment
+            return await other.serving.handle(request)
+
+        wire.handlers[other.address] = handle
+        await for_a_while(one, 5.0)
+        assert one.state.ledger.entries[entry.id].is_complete
+        assert len(wire.calls) == 4, "nothing twice"
+        return most
+
+    assert run(main) == expected
+
+
+def test_when_all_are_slow_nothing_is_asked_for_twice():
+    """Twice as slow as a poor Wi-Fi, for segments that share it: no reason to send more over it."""
+
+    async def main() -> None:
+        wire = Wire()
+        one, holders = large(wire), [large(wire, index) for index in (2, 3, 4)]
+        entries = [await large_work(holder, *(h for h in holders if h is not holder)) for holder in holders]
+        for entry in entries:
+            offer(one, entry, *holders)
+        for holder in holders:
+            wire.handlers[holder.address] = slowly(holder, lambda r: 0.9 if r.path.endswith(("/0", "/1")) else 0.05)  # type: ignore[assignment]
+        await for_a_while(one, 20.0)
+        assert all(one.state.ledger.entries[entry.id].is_complete for entry in entries)
+        assert len(wire.paths()) == len(set(wire.paths())) == 3 * 4
+
+    run(main)
+
+
+def test_a_stuck_holder_gets_company_and_is_cut_off_when_the_other_delivered():
+    async def main() -> None:
+        wire, cut = Wire(), []
+        one, stuck, fine = large(wire), large(wire, 2), large(wire, 3)
+        entry = await large_work(stuck, fine)
+
+        async def handle(request: Request) -> Reply:
+            try:
+                await until(asyncio.get_running_loop().time() + (15.0 if request.path[-2] == "/" else 0.0))
+            except asyncio.CancelledError:
+                cut.append(request.path[-1])
+                raise
+            return await stuck.serving.handle(request)
+
+        wire.handlers[stuck.address] = handle
+        offer(one, entry, stuck)
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(fetching(one, group).run())
+            await until(0.2)
+            offer(one, entry, fine)
+            await until(4.0)
+            assert one.state.ledger.entries[entry.id].is_complete
+            assert sorted(cut) == ["0", "1"], "the small one may end by itself"
+            task.cancel()
+            await until(20.0)
+
+    run(main)
+
+
+def test_what_is_judged_is_not_written_again():
+    """A slow liar writes last, into memory of its own."""
+
+    async def main() -> None:
+        wire = Wire()
+        one, liar, other = parts(wire), parts(wire, 2), parts(wire, 3)
+        entry = await work_of(liar, other)
+        right = bytes(entry.segments[0] or b"")
+
+        async def lie(request: Request) -> Reply:
+            if not request.path.endswith("/0"):
+                return await liar.serving.handle(request)
+            await until(3.0)
+            return Reply(200, b"\x01" * len(right))
+
+        wire.handlers[liar.address] = lie
+        offer(one, entry, liar)
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(fetching(one, group).run())
+            await until(0.1)
+            offer(one, entry, other)
+            await until(1.0)
+            [segment] = one.state.ledger.entries[entry.id].segments
+            assert segment == right
+            await until(4.0)
+            assert segment == right
+            assert isinstance(segment, memoryview)
+            assert segment.readonly
+            task.cancel()
+
+    run(main)
+
+
+def test_large_segments_are_judged_beside_the_loop():
+    async def main() -> None:
+        wire, lanes = Wire(), []
+        one, other = large(wire), large(wire, 2)
+        entry, compute = await large_work(other), one.state.doors.compute.run
+
+        async def spying(work: Callable[[], object], *, cost_s: float = 0.0, lane: str = "train") -> object:
+            lanes.append(lane)
+            return await compute(work, cost_s=cost_s, lane=lane)
+
+        one.state.doors.compute.run = spying  # type: ignore[method-assign, assignment]
+        offer(one, entry, other)
+        await for_a_while(one, 1.0)
+        assert one.state.ledger.entries[entry.id].is_complete
+        assert lanes in (["gate"], ["gate", "gate"]), "the third is small"
+
+    run(main)
+
+
+def test_segments_are_relayed_before_all_are_here():
+    """`relay` holds two of three segments and serves them; the third follows when it comes."""
+
+    async def main() -> None:
+        wire = Wire()
+        one, relay, author = large(wire), large(wire, 2), large(wire, 3)
+        entry = await large_work(author)
+        half = relay.state.ledger.add(entry.id, entry.manifest, 0.0, wanted=True)
+        assert half is not None
+        for index in (0, 2):
+            relay.state.ledger.put(half, index, entry.segments[index] or b"")
+        told = relay.gossiping.compose(one.me, ())[0].have
+        assert told == (Have(entry.id, bytes([0b101])),)
+        offer(one, half, relay)
+        await for_a_while(one, 1.0)
+        mine = one.state.ledger.entries[entry.id]
+        assert [segment is not None for segment in mine.segments] == [True, False, True]
+        assert sorted(path[-1] for path in wire.paths(relay.address)[1:]) == ["0", "2"]
+        relay.state.ledger.put(half, 1, entry.segments[1] or b"")
+        offer(one, half, relay)
+        await for_a_while(one, 2.0)
+        assert mine.is_complete
+        assert not wire.paths(author.address)
+
+    run(main)
+
+
+# -- busy holders -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_busy_holder_is_left_alone_for_a_while_and_keeps_its_name(status):
+    async def main() -> None:
+        wire, moments = Wire(), []
+        one, busy = parts(wire), parts(wire, 2)
+        entry = await work_of(busy)
+
+        def refuse(address: str, request: Request) -> Reply | None:
+            moments.append(asyncio.get_running_loop().time())
+            return Reply(status, b"busy") if len(moments) <= 2 * FAILURES_MAX else None
+
+        wire.fault = refuse
+        offer(one, entry, busy)
+        await for_a_while(one, 20.0)
+        assert one.state.ledger.entries[entry.id].is_complete
+        assert all(later - one_s >= REST_S / 2 for one_s, later in pairwise(moments[: 2 * FAILURES_MAX]))
+        assert not one.state.wanted._failures
+
+    run(main)
+
+
+def test_rests_max():
+    async def main() -> int:
+        wire = Wire()
+        one, busy = parts(wire), parts(wire, 2)
+        entry = await work_of(busy)
+        wire.fault = lambda address, request: Reply(503, b"busy")
+        offer(one, entry, busy)
+        await for_a_while(one, 100.0)
+        assert entry.id not in one.state.wanted
+        return len(wire.calls)
+
+    assert run(main) == RESTS_MAX + 1
 
 
 # -- giving up --------------------------------------------------------------------------------------------------------

@@ -103,7 +103,7 @@ def test_work_is_charged_before_it_returns_and_lanes_charge_apart():
             for lane, cost_s in (("train", 1.0), ("train", 2.0), ("fold", 4.0)):
                 group.create_task(compute.run(lambda: done.append(now_s()), cost_s=cost_s, lane=lane))
         assert done == [2.0, 6.0, 8.0]
-        assert compute.busy_s == {"train": 6.0, "fold": 8.0}
+        assert compute.busy_s == {"train": 6.0, "fold": 8.0, "gate": 0.0}
         compute.speed = 2.0
         await compute.run(lambda: None, cost_s=4.0)
         assert now_s() == 10.0
