@@ -59,14 +59,14 @@ class Admitting:
         self, manifest: Contribution, sender: PeerId, segments: dict[ContributionId, tuple[bytes, ...]]
     ) -> None:
         id_, ledger = contribution_id(manifest), self._state.ledger
-        self._state.spoken.told_of(sender, [id_])
+        self._state.spoken.told_of(sender, [id_], is_whole=id_ in segments)
         if id_ in ledger.entries or self._is_rejected(id_) or not self.admit(id_, manifest):
             return
         entry = ledger.entries[id_]
         for index, data in enumerate(segments.get(id_, ())):
             if (
                 index < len(entry.segments)
-                and judge_segment(manifest, index, data) is None
+                and judge_segment(manifest, index, data, self._state.blueprint) is None
                 and ledger.put(entry, index, data)
             ):
                 self._state.completed(entry)
@@ -105,6 +105,8 @@ class Admitting:
         state, ledger = self._state, self._state.ledger
         proofs = ledger.equivocations_count
         is_kept = ledger.add(id_, manifest, state.now_s(), wanted=wanted) is not None
+        if is_kept:
+            state.ahead.heard(id_, state.now_s())
         if ledger.equivocations_count > proofs:
             self._tell_of_rivals(manifest)
         return is_kept

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
+from zlib import crc32
 
 from p2pfusion.config import HAVE_PER_CALL_MAX, PEERS_MAX, REPORTS_PER_CALL_MAX, SEGMENTS_MAX
 from p2pfusion.swarm.ledger import Entry, Ledger
@@ -41,16 +42,39 @@ class Spoken:
         """Who has which manifest, and whether it said or was sent all of its segments."""
         self._standing: dict[PeerId, tuple[int, int]] = {}
         self._asked: dict[PeerId, int] = {}
+        self._relays: dict[PeerId, tuple[tuple[int, int], int]] = {}
+        """Of each member the version last relayed, and in how many calls it was."""
 
-    def news(self, peer: PeerId | None, reports: Iterable[Report]) -> tuple[Report, ...]:
-        """Those reports this peer (None: a stranger) has not heard yet; at most `REPORTS_PER_CALL_MAX`."""
+    def news(self, peer: PeerId | None, reports: Sequence[Report], relays_max: int | None = None) -> tuple[Report, ...]:
+        """Those reports this peer (None: a stranger) has not heard yet; at most `REPORTS_PER_CALL_MAX`.
+
+        The first of `reports` is my own. Of the others, a version that `relays_max` calls carried already is left out,
+        unless the peer has never been told of that member; None: nothing is.
+        """
         known = self._versions.get(peer, {}) if peer is not None else {}
-        fresh = [r for r in reports if known.get(r.peer, (-1, -1)) < (r.incarnation, r.beat) and r.peer != peer]
+        own = reports[0] if reports else None
+        fresh = [
+            r
+            for r in reports
+            if known.get(r.peer, (-1, -1)) < (r.incarnation, r.beat)
+            and r.peer != peer
+            and (relays_max is None or r is own or r.peer not in known or self._relayed(r) < relays_max)
+        ]
         if len(fresh) > REPORTS_PER_CALL_MAX:
             # The first is my own; then those whose turn is longest ago, for who is never told of seems to be dead.
             turn = {member: place for place, member in enumerate(known)}
             fresh[1:] = sorted(fresh[1:], key=lambda r: turn.get(r.peer, -1))
-        return tuple(fresh[:REPORTS_PER_CALL_MAX])
+        chosen = tuple(fresh[:REPORTS_PER_CALL_MAX])
+        for report in chosen:
+            self._relays[report.peer] = (report.incarnation, report.beat), self._relayed(report) + 1
+        while len(self._relays) > PEERS_MAX + 1:
+            del self._relays[next(iter(self._relays))]
+        return chosen
+
+    def _relayed(self, report: Report) -> int:
+        """How many calls carried this version."""
+        version, count = self._relays.get(report.peer, ((-1, -1), 0))
+        return count if version == (report.incarnation, report.beat) else 0
 
     def told(self, peer: PeerId, reports: Iterable[Report]) -> None:
         """The peer has these reports: they were sent to it and answered, or came from it."""
@@ -112,17 +136,19 @@ def haves(
     theirs: ShardReport | None,
     extra: Collection[ContributionId] = (),
     held: Mapping[ContributionId, bool] | None = None,
+    is_settled: Callable[[Entry], bool] = lambda _: True,
 ) -> tuple[Have, ...]:
     """What I hold, in part or whole, of the open rounds in which a peer's digest differs from mine.
 
-    `held` says what the peer itself has in whole: that is left out.
+    `held` says what the peer itself has in whole: that is left out, and so is what is not settled. `extra` is told in
+    any case.
     """
     chosen = {id_: ledger.entries[id_] for id_ in extra if id_ in ledger.entries}
     digests = dict(theirs.digests) if theirs else {}
     for round_ in sorted(ledger.open):  # the lowest is sealed next: it must not be crowded out by those that fill up
         if theirs and (round_ <= theirs.tip_round or digests.get(round_) == ledger.digest(round_)):
             continue
-        chosen.update(ledger.open[round_])
+        chosen.update((id_, entry) for id_, entry in ledger.open[round_].items() if is_settled(entry))
     known = held or {}
     told = [e for id_, e in chosen.items() if e.missing < len(e.segments) and not known.get(id_)]
     return tuple([entry.have() for entry in told[:HAVE_PER_CALL_MAX]])
@@ -133,14 +159,18 @@ def choose(peers: Sequence[PeerId], count: int, rng: random.Random) -> list[Peer
     return rng.sample(list(peers), min(count, len(peers)))
 
 
-Ranked = tuple[int, ContributionId, int, list[PeerId]]
-"""A missing segment: how many hold it, contribution, index, who, sorted."""
+Ranked = tuple[int, int, ContributionId, int, list[PeerId]]
+"""A missing segment: how many hold it, its place among equals, contribution, index, who, sorted."""
 
 
 class Wanted:
     """Who holds what I lack: an author that sent its manifest holds all, the others say so in `have`."""
 
-    def __init__(self) -> None:
+    def __init__(self, salt: bytes = b"") -> None:
+        """`salt`, such as my id, gives the order among equally rare segments: in each node another, so that those who
+        ask one holder soon have something for each other, and not everybody asks the same author first. Empty: by id.
+        """
+        self._salt = crc32(salt) if salt else None
         self._holders: dict[ContributionId, dict[PeerId, bytes]] = {}
         self._failures: dict[tuple[ContributionId, PeerId], int] = {}
         self._ranked: dict[ContributionId, tuple[Entry, list[Ranked]]] = {}
@@ -185,7 +215,7 @@ class Wanted:
         return [(id_, sorted(self._holders[id_])) for id_ in lacking]
 
     def segments(self, ledger: Ledger) -> Iterator[tuple[ContributionId, int, list[PeerId]]]:
-        """Missing segments of known contributions with their holders: lowest round first, then rarest, then by id.
+        """Missing segments of known contributions with their holders: lowest round first, then rarest, then my order.
 
         Lazily, for a contribution may have thousands of segments and few of them are asked for at a time.
         """
@@ -197,7 +227,7 @@ class Wanted:
         for _, group in sorted(by_round.items()):
             missing = map(self._missing, group)
             are_few = sum(entry.missing for entry in group) <= SORTED_MAX
-            for _, id_, index, who in sorted(chain.from_iterable(missing)) if are_few else heapq.merge(*missing):
+            for _, _, id_, index, who in sorted(chain.from_iterable(missing)) if are_few else heapq.merge(*missing):
                 yield id_, index, who
 
     def offered(self, ledger: Ledger) -> frozenset[ContributionId]:
@@ -210,15 +240,21 @@ class Wanted:
         known, ranked = self._ranked.get(entry.id, (None, []))
         if known is not entry or len(ranked) > RANKED_STALE_MAX + 2 * entry.missing:
             _, ranked = self._ranked[entry.id] = entry, self._rank(entry)
-        return (item for item in ranked if entry.segments[item[2]] is None)
+        return (item for item in ranked if entry.segments[item[3]] is None)
 
     def _rank(self, entry: Entry) -> list[Ranked]:
         holders = sorted(self._holders[entry.id].items())
         found: list[Ranked] = []
         for index, segment in enumerate(entry.segments):
             if segment is None and (who := [peer for peer, bits in holders if _has(bits, index)]):
-                found.append((len(who), entry.id, index, who))
+                found.append((len(who), self._place(entry.id, index), entry.id, index, who))
         return sorted(found)
+
+    def _place(self, id_: ContributionId, index: int) -> int:
+        if self._salt is None:
+            return 0
+        # A checksum alone only flips bits: two salts would give one order, or its halves exchanged.
+        return crc32(index.to_bytes(4, "little") + id_[:4], self._salt) * 0x9E3779B1 & 0xFFFFFFFF
 
 
 def _has(bitmap: bytes, index: int) -> bool:

@@ -32,7 +32,7 @@ from p2pfusion.config import (
     RunConfig,
 )
 from p2pfusion.errors import WireError
-from p2pfusion.wire import description, shapes
+from p2pfusion.wire import description, lossless, shapes
 from p2pfusion.wire.messages import Contribution, ContributionId, Gossip, Link, PeerId, RunDescription, Snapshot
 from p2pfusion.wire.packing import pack
 from p2pfusion.wire.pieces import Assembled, Pieces, Whole
@@ -41,6 +41,12 @@ T = TypeVar("T")
 Body = bytes | bytearray | memoryview
 
 TAG_BYTES = 16
+SQUEEZED = b"\xc1"
+"""First byte of a squeezed frame: the one that msgpack never uses."""
+SIZE_BYTES = 3
+"""Of the size behind it."""
+SQUEEZED_BYTES_MIN = 300
+"""A shorter frame goes as it is: one report has nothing in common with itself that would pay for the time."""
 
 # -- frames -----------------------------------------------------------------------------------------------------------
 
@@ -60,6 +66,26 @@ def unframe(data: Body, bytes_max: int) -> bytes:
     if blake3(payload).digest(length=TAG_BYTES) != tag:
         raise WireError("message damaged: the tag does not fit")
     return payload
+
+
+def squeezed(framed: bytes) -> bytes:
+    """A frame as it travels: `SQUEEZED`, its size in 3 bytes, and zstd of it, where that is shorter; else as it is."""
+    if len(framed) < SQUEEZED_BYTES_MIN:
+        return framed
+    squeezed = lossless.squeezed(framed)
+    is_shorter = 1 + SIZE_BYTES + len(squeezed) < len(framed)
+    return SQUEEZED + len(framed).to_bytes(SIZE_BYTES, "big") + squeezed if is_shorter else framed
+
+
+def unsqueezed(data: Body, bytes_max: int) -> Body:
+    """The frame of at most `bytes_max` bytes that travelled so. Raises `WireError`, and never makes more than that."""
+    view = memoryview(data).cast("B")
+    if bytes(view[:1]) != SQUEEZED:
+        return data
+    size, packed = int.from_bytes(view[1 : 1 + SIZE_BYTES], "big"), view[1 + SIZE_BYTES :]
+    if not SQUEEZED_BYTES_MIN <= size <= bytes_max or packed.nbytes >= size:
+        raise WireError("a squeezed message of a size that no honest one has")
+    return lossless.restored(packed, size)
 
 
 # -- messages ---------------------------------------------------------------------------------------------------------
@@ -135,7 +161,7 @@ def encode_gossip(gossip: Gossip) -> bytes:
 
 
 def decode_gossip(data: Body) -> Gossip:
-    return _GOSSIP.decode(data)
+    return _GOSSIP.decode(unsqueezed(data, GOSSIP_BYTES_MAX))
 
 
 def fit_gossip(gossip: Gossip) -> Gossip:

@@ -1,16 +1,23 @@
-"""How large each route's bodies may be (PROTOCOL.md 10, RELIABILITY.md 5), for both ends of a call.
+"""How large each route's bodies may be (PROTOCOL.md 10, RELIABILITY.md 5), and what they count as, at both ends.
 
 The server refuses a request above its limit before reading it; the client stops reading an answer at its limit. Routes
-that are not in the table get the limits of a control call. This module knows neither sockets nor what bodies mean.
+that are not in the table get the limits of a control call. Who accounts for bytes sorts them into three kinds: what the
+model is made of, what says where that is, and talk. This module knows neither sockets nor what bodies mean.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from p2pfusion.config import GOSSIP_BYTES_MAX, LINKS_BYTES_MAX, MANIFEST_BYTES_MAX, PROBE_BYTES_MAX, SEGMENT_BYTES_MAX
 
 PREFIX = "/v1/"
+
+Kind = Literal["payload", "header", "gossip"]
+"""`payload`: segments of contributions and snapshots; `header`: manifests, links, and answers that are no segment;
+`gossip`: what members say of themselves and each other, probes included."""
+KINDS: tuple[Kind, ...] = ("payload", "header", "gossip")
 
 HOP_BYTES_MAX = 16 << 20
 """Activations or gradients of one batch between two stages (MP-SL)."""
@@ -24,14 +31,15 @@ ERROR_BYTES_MAX = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """The largest body of a POST and of its or a GET's answer. A GET has no body."""
+    """The largest body of a POST and of its or a GET's answer, and what they count as. A GET has no body."""
 
     request_bytes_max: int
     reply_bytes_max: int
+    kind: Kind = "gossip"
 
 
-_SEGMENT = Route(0, SEGMENT_BYTES_MAX + SEGMENT_SLACK_BYTES)
-_MANIFEST = Route(0, MANIFEST_BYTES_MAX)
+_SEGMENT = Route(0, SEGMENT_BYTES_MAX + SEGMENT_SLACK_BYTES, "payload")
+_MANIFEST = Route(0, MANIFEST_BYTES_MAX, "header")
 _CONTROL = Route(GOSSIP_BYTES_MAX, GOSSIP_BYTES_MAX)
 _OTHER = Route(GOSSIP_BYTES_MAX, REPLY_BYTES_MAX)
 
@@ -39,12 +47,12 @@ _ROUTES: dict[tuple[str, int], Route] = {
     ("gossip", 0): _CONTROL,
     ("probe", 0): Route(PROBE_BYTES_MAX, PROBE_BYTES_MAX),
     ("ping", 0): Route(0, PROBE_BYTES_MAX),
-    ("links", 0): Route(0, LINKS_BYTES_MAX),
+    ("links", 0): Route(0, LINKS_BYTES_MAX, "header"),
     ("contributions", 1): _MANIFEST,
     ("contributions", 2): _SEGMENT,
     ("snapshots", 1): _MANIFEST,
     ("snapshots", 2): _SEGMENT,
-    ("hops", 1): Route(HOP_BYTES_MAX, HOP_BYTES_MAX),
+    ("hops", 1): Route(HOP_BYTES_MAX, HOP_BYTES_MAX, "payload"),
 }
 """By the first word behind the prefix and the number of words behind that."""
 
@@ -63,3 +71,9 @@ def request_bytes_max(method: str, path: str) -> int:
 def reply_bytes_max(path: str, status: int) -> int:
     """The largest reply body on this route, in bytes."""
     return route(path).reply_bytes_max if status == 200 else ERROR_BYTES_MAX
+
+
+def kind(path: str, status: int = 200) -> Kind:
+    """What a body on this route counts as; an answer that is not a success is no segment."""
+    found = route(path).kind
+    return "header" if found == "payload" and status != 200 else found

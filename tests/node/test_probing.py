@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from statistics import median
 from types import SimpleNamespace
 
@@ -360,7 +361,8 @@ def test_a_probe_on_behalf_of_another():
         del wire.handlers[dead.address]
         assert await helper.serving.handle(asked(helper, target.me)) == Reply(204)
         assert await helper.serving.handle(asked(helper, dead.me)) == Reply(504, b"silent")
-        assert wire.calls == [(target.address, ping(target.me)), (dead.address, ping(dead.me))]
+        pings = [replace(ping(one.me), sender=helper.me) for one in (target, dead)]
+        assert wire.calls == [(target.address, pings[0]), (dead.address, pings[1])]
 
     run(main)
 

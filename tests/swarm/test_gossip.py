@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -366,3 +367,16 @@ def test_a_failure_that_comes_after_the_end_leaves_nothing_behind():
     wanted.failed(one.id, A, is_final=False)
     assert not wanted._holders
     assert not wanted._failures
+
+
+def test_a_version_is_relayed_in_so_many_calls_and_then_only_to_who_never_heard_of_it():
+    spoken, mine, theirs = Spoken(), report(1, beat=5), report(2, beat=5)
+    for number in range(10, 14):
+        spoken.told(peer(number), [replace(theirs, beat=theirs.beat - 1)])
+    told = [theirs in spoken.news(peer(number), (mine, theirs), 2) for number in range(10, 13)]
+    assert told == [True, True, False]
+    assert mine in spoken.news(peer(12), (mine, theirs), 0), "my own line is no relay"
+    assert theirs in spoken.news(peer(99), (mine, theirs), 0), "it was never told of that member"
+    assert theirs in spoken.news(peer(12), (mine, theirs)), "a beat tells everything"
+    newer = replace(theirs, beat=theirs.beat + 1)
+    assert newer in spoken.news(peer(13), (mine, newer), 2), "counted anew for a new version"
