@@ -62,6 +62,10 @@ COVERED_IDS_MAX = 1 << 18
 """Ids they stand for that are remembered (8 MiB): half an hour's partition of 100 nodes at a round a second."""
 OPEN_ROUNDS_MAX = 64
 """Open rounds above the tip that are kept: 8 horizons; a contribution beyond is refused until the tip follows."""
+AHEAD_ROUNDS_MAX = 4
+"""Half a horizon: who trains further ahead would publish to rounds that others may seal without it."""
+CODEC_NAMES = ("auto", "fp32", "bf16", "int8", "int4", "topk", "stc")
+"""What may be asked for; all but `auto` are names on the wire (`wire.compression`)."""
 EVENTS_MAX = 1024
 """Events waiting for a slow consumer; the oldest are dropped and counted."""
 
@@ -106,11 +110,22 @@ class GossipConfig:
     coalesce_s: float = 0.02
     """A changed tip, floor or digest is told after this much, so that several changes share one call."""
     fan_out: int = 3
+    direct_members_max: int = 15
+    """Up to so many others everybody tells everybody its own news itself, in calls that serve both sides, and relays
+    only at beats: cheaper than relays below some 16 members, whose every call carries what most know already."""
+    relays_max: int = 3
+    """In a larger swarm a node relays a version of somebody's report in so many calls, and at beats."""
+    retry_s: float = 0.25
+    """What was not answered within this (or four times the usual time) is told again, and then at every beat. As long a
+    small contribution to a new round is not offered by its id: its author's own call with it is on its way."""
     call_deadline_s: float = 2.0
     """A gossip call that takes longer has failed; somebody else is asked."""
     slowest_bytes_per_s: float = 65536.0
     """A segment gets `call_deadline_s` and what its bytes take at this rate: 18 s for the largest."""
     fetches_in_flight_max: int = 16
+    fetch_bytes_in_flight_max: int = 8 << 20
+    """Payload asked for and not here yet: a gigabit link is busy with it for 70 ms, which hides any round trip, and on
+    20 Mbit/s what is asked for next waits 3 s and not longer."""
     probe_interval_s: float = 1.0
     """One member is probed this often (SWIM's protocol period; memberlist's LAN default)."""
     probe_timeout_s: float = 0.5
@@ -129,9 +144,10 @@ class GossipConfig:
 
     def __post_init__(self) -> None:
         for item in fields(self):
-            if item.name != "awareness_max":
+            if item.name not in ("awareness_max", "direct_members_max"):
                 _check(getattr(self, item.name) > 0, self, item.name, "above 0")
-        _check(self.awareness_max >= 0, self, "awareness_max", ">= 0")
+        for name in ("awareness_max", "direct_members_max"):
+            _check(getattr(self, name) >= 0, self, name, ">= 0")
         _check(self.suspicion_min_s <= self.suspicion_max_s, self, "suspicion_min_s", "at most suspicion_max_s")
         _check(self.probe_timeout_s < self.probe_interval_s, self, "probe_timeout_s", "below probe_interval_s")
 
@@ -156,6 +172,9 @@ class CadenceConfig:
     patience_min_s: float = 0.2
     patience_max_s: float = 60.0
     round_min_s: float = 0.3
+    ahead_rounds: int | None = None
+    """Rounds trained ahead while the last ones still travel. 1 hides a slow network behind the training, at a staleness
+    of 2; 0 waits, as PROTOCOL.md 9 says; None: 1 where contributions take long to come (`swarm.ahead`)."""
     grace_s: float = 0.0
     """Waited for the rest once the quorum is there (Co-S2P's released code: 10 s); 0 is PROTOCOL.md 9."""
     adapt_steps: bool = True
@@ -171,6 +190,8 @@ class CadenceConfig:
         _check(0 <= self.quorum <= 1, self, "quorum", "0 to 1")
         _check(self.patience_s is None or self.patience_s >= 0, self, "patience_s", "None or >= 0")
         _check(self.round_min_s >= 0, self, "round_min_s", ">= 0")
+        is_ahead = self.ahead_rounds is None or 0 <= self.ahead_rounds <= AHEAD_ROUNDS_MAX
+        _check(is_ahead, self, "ahead_rounds", f"None or 0 to {AHEAD_ROUNDS_MAX}")
         _check(0 <= self.grace_s < float("inf"), self, "grace_s", ">= 0")
         _check(-1 <= self.weight_power <= 2, self, "weight_power", "-1 to 2")
         _check(0 < self.decay <= 1, self, "decay", "in (0, 1]")
@@ -193,7 +214,14 @@ class NodeConfig:
     peers: tuple[str, ...] = ()
     """Addresses to call besides those that discovery finds."""
     evaluate_every_rounds: int = 5
-    codec: str = "fp32"
+    codec: str = "auto"
+    """What my contributions are encoded with; `auto`: by size, measured link, limit and budget (`swarm.thrift`)."""
+    codec_density: float = 0.01
+    """Share of the elements that the sparse codecs `topk` and `stc` send."""
+    limit_bytes_per_s: float | None = None
+    """What this node sends in a second, and what it receives, over about a second; None: whatever the link carries."""
+    budget_bytes_per_h: float | None = None
+    """What this node may send and receive in an hour; the automatic codec keeps within it."""
     ledger_bytes_max: int = 256 << 20
     """Payload of contributions in memory; beyond it the oldest go to disk. Two snapshot periods of 16 nodes that send
     2 MiB a round fit."""
@@ -206,7 +234,16 @@ class NodeConfig:
         _check(self.until_accuracy is None or 0 < self.until_accuracy <= 1, self, "until_accuracy", "in (0, 1]")
         _check(self.wait_s is None or self.wait_s > 0, self, "wait_s", "above 0")
         _check(self.timeout_s is None or self.timeout_s > 0, self, "timeout_s", "above 0")
-        _check(self.codec in ("fp32", "bf16"), self, "codec", "'fp32' or 'bf16'")
+        _check(self.codec in CODEC_NAMES, self, "codec", f"one of {', '.join(CODEC_NAMES)}")
+        _check(0 < self.codec_density <= 1, self, "codec_density", "in (0, 1]")
+        least = self.gossip.slowest_bytes_per_s
+        _check(
+            self.limit_bytes_per_s is None or self.limit_bytes_per_s >= least,
+            self,
+            "limit_bytes_per_s",
+            f"None or at least {least:g}: slower, nobody waits for a segment",
+        )
+        _check(self.budget_bytes_per_h is None or self.budget_bytes_per_h > 0, self, "budget_bytes_per_h", "above 0")
 
     @classmethod
     def lan(cls, **values: Any) -> NodeConfig:

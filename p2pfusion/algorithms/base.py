@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from dataclasses import dataclass, field, fields
+from typing import Literal, Protocol, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +17,50 @@ import numpy.typing as npt
 from p2pfusion.core.blueprint import Blueprint
 from p2pfusion.core.schemes import Seat
 from p2pfusion.core.submodel import SubModel
+from p2pfusion.wire.routes import Kind
+
+Direction = Literal["sent", "received"]
+DIRECTIONS: tuple[Direction, ...] = ("sent", "received")
 
 T = TypeVar("T")
 Vector = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traffic:
+    """Bytes of bodies by kind (`wire.routes.Kind`) and direction, and calls: mine (`sent`), others' (`received`).
+
+    Bodies only: what HTTP and TCP add to each is not counted.
+    """
+
+    payload_sent: int = 0
+    header_sent: int = 0
+    gossip_sent: int = 0
+    payload_received: int = 0
+    header_received: int = 0
+    gossip_received: int = 0
+    calls_sent: int = 0
+    calls_received: int = 0
+
+    @property
+    def sent(self) -> int:
+        """All bytes that went out."""
+        return self.payload_sent + self.header_sent + self.gossip_sent
+
+    @property
+    def received(self) -> int:
+        """All bytes that came in."""
+        return self.payload_received + self.header_received + self.gossip_received
+
+    def bytes_of(self, direction: Direction, kind: Kind) -> int:
+        """One of the six."""
+        return int(getattr(self, f"{kind}_{direction}"))
+
+    def __add__(self, other: Self) -> Self:
+        return type(self)(**{item.name: getattr(self, item.name) + getattr(other, item.name) for item in fields(self)})
+
+    def __sub__(self, other: Self) -> Self:
+        return type(self)(**{item.name: getattr(self, item.name) - getattr(other, item.name) for item in fields(self)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +69,8 @@ class RoundReport:
 
     `share` is the share of parameters trained in `steps` local steps (0: not counted), `loss` the mean loss of it,
     `heard`/`missing` how many expected contributions (mine included) were complete or not when the round was left,
-    `late` those that came to sealed rounds since the last report. `head` identifies sealed model plus open rounds;
+    `late` those that came to sealed rounds since the last report. `bytes_sent`, `bytes_received` and their split
+    `traffic` are since the last report too. `head` identifies sealed model plus open rounds;
     `accuracy` is the last one measured.
     """
 
@@ -50,6 +92,7 @@ class RoundReport:
     accuracy: float | None = None
     steps: int = 0
     seconds: Mapping[str, float] = field(default_factory=dict)
+    traffic: Traffic = Traffic()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from p2pfusion.algorithms.base import Traffic
 from p2pfusion.app.output import DoneLine, Line, PeerLine, RoundLine, SliceAxis, WarningLine
 
 HISTORY_MAX = 20
@@ -36,6 +37,7 @@ class Row:
     missing: int = 0
     bytes_sent: int = 0
     bytes_received: int = 0
+    traffic: Traffic = field(default_factory=Traffic)
     peers: int = 0
 
 
@@ -72,6 +74,11 @@ class Board:
             case DoneLine():
                 self._feed_done(source, line)
 
+    @property
+    def traffic(self) -> Traffic:
+        """Of all nodes of our own together."""
+        return sum((row.traffic for row in self.rows.values() if row.mine), Traffic())
+
     def _mine(self, name: str) -> Row:
         return self._row(name, Row(name=name, mine=True, state="starting"))
 
@@ -99,6 +106,7 @@ class Board:
         # Of this round alone; the last line of a run has the totals.
         row.bytes_sent += line.bytes_sent
         row.bytes_received += line.bytes_received
+        row.traffic += line.traffic
         self._feed_accuracy(line.accuracy)
         if line.loss is not None:
             row.loss = line.loss
@@ -112,6 +120,7 @@ class Board:
         row = self._mine(source)
         row.state = "done" if line.status == "ok" else line.status
         row.round, row.bytes_sent, row.bytes_received = line.round, line.bytes_sent, line.bytes_received
+        row.traffic = line.traffic
         self._feed_accuracy(line.accuracy)
 
     def _feed_accuracy(self, accuracy: float | None) -> None:

@@ -19,10 +19,11 @@ from p2pfusion.app.tasks import find_task
 from p2pfusion.app.words import count, data_size, enumeration, percent
 from p2pfusion.config import NodeConfig
 from p2pfusion.core.schemes import Seat
-from p2pfusion.core.submodel import SubModel, extract
+from p2pfusion.core.submodel import SubModel, extract, tensor_sizes
 from p2pfusion.core.task import Prepared, prepare
 from p2pfusion.core.training import train
-from p2pfusion.wire.compression import segment_sizes
+from p2pfusion.swarm.thrift import SPARSE_BYTES, Thrift
+from p2pfusion.wire.compression import CODECS, Coding, encode
 
 TIMED_STEPS = 5
 """Enough for a median; a step of a large model takes a second."""
@@ -33,6 +34,8 @@ class CheckOptions:
     """What `check` was called with."""
 
     task: str
+    codec: str
+    density: float
     rate: float
     algorithm: str
     seed: int
@@ -43,7 +46,11 @@ class CheckOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checked:
-    """What was found. Sizes are full widths; `bytes_per_round` is what one node's contribution weighs on the wire."""
+    """What was found. Sizes are full widths; `bytes_per_round` is what one node's contribution weighs on the wire.
+
+    `bytes_by_codec` is the same with each codec, measured on what a few training steps changed; the sparse ones send
+    `density` of the values. `codec` is the one that would be used.
+    """
 
     task: str
     parameters: int
@@ -59,6 +66,9 @@ class Checked:
     full_step_s: float
     slice_step_s: float
     fingerprint: str
+    codec: str
+    density: float
+    bytes_by_codec: dict[str, int]
 
 
 def run_check(options: CheckOptions) -> int:
@@ -83,6 +93,9 @@ def examine(options: CheckOptions) -> Checked:
     sub_model = scheme(blueprint, seat, random.Random(options.seed))
     size = sub_model.size(blueprint)
     validation = prepared.validation
+    config = NodeConfig(codec=options.codec, codec_density=options.density)
+    choice = Thrift(config).choose(size, 0, 0, 0.0)
+    sizes = bytes_by_codec(prepared, sub_model, options.density)
     return Checked(
         task=options.task,
         parameters=blueprint.size,
@@ -94,11 +107,24 @@ def examine(options: CheckOptions) -> Checked:
         rate=options.rate,
         slice_parameters=size,
         share=sub_model.share(blueprint),
-        bytes_per_round=sum(segment_sizes(NodeConfig().codec, size)),
+        bytes_per_round=sizes[choice.codec],
         full_step_s=step_s(prepared, blueprint.whole()),
         slice_step_s=step_s(prepared, sub_model),
         fingerprint=blueprint.fingerprint().hex(),
+        codec=choice.codec,
+        density=options.density,
+        bytes_by_codec=sizes,
     )
+
+
+def bytes_by_codec(prepared: Prepared, sub_model: SubModel, density: float) -> dict[str, int]:
+    """What a few steps of training changed, encoded with every codec: bytes by name."""
+    blueprint = prepared.blueprint
+    start = extract(blueprint, prepared.genesis, sub_model)
+    batches = prepared.train.batches(random.Random(0))
+    delta = train(blueprint, sub_model, start, batches, replace(prepared.recipe, steps=TIMED_STEPS)).after - start
+    coding = Coding(density=density, tensors=tensor_sizes(blueprint, sub_model))
+    return {name: sum(memoryview(part).nbytes for part in encode(name, delta, coding)) for name in CODECS}
 
 
 def step_s(prepared: Prepared, sub_model: SubModel) -> float:
@@ -125,9 +151,20 @@ def words_of(checked: Checked) -> list[str]:
         f"{checked.steps_per_round} steps per round",
         f" slice  {checked.rate:.0%} of every axis: {slice_words}; "
         f"{checked.slice_step_s * 1000:.1f} ms per step here, the full model {checked.full_step_s * 1000:.1f} ms",
-        f" wire   {data_size(checked.bytes_per_round)} per node and round",
+        f" wire   {data_size(checked.bytes_per_round)} per node and round with {_codec_words(checked, checked.codec)}",
+        f" codecs {_all_codecs(checked)}",
         f" ok     fingerprint {code[:4]}-{code[4:]} (must be the same on every computer)",
     ]
+
+
+def _all_codecs(checked: Checked) -> str:
+    return ", ".join(
+        f"{_codec_words(checked, name)} {data_size(size)}" for name, size in checked.bytes_by_codec.items()
+    )
+
+
+def _codec_words(checked: Checked, name: str) -> str:
+    return f"{name} {100 * checked.density:g}%" if name in SPARSE_BYTES else name
 
 
 def _samples(number: int | None) -> str:

@@ -23,6 +23,8 @@ import click
 
 from p2pfusion import __version__
 from p2pfusion.app import values
+from p2pfusion.app.moments import mark
+from p2pfusion.config import CODEC_NAMES
 from p2pfusion.errors import P2PFusionError, UsageError
 
 EXIT_INTERRUPTED = 130
@@ -61,6 +63,12 @@ _SPEECH = _options(
     click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors and what --json asks for."),
     click.option("-v", "--verbose", is_flag=True, callback=_remember, help="Log to stderr; tracebacks of bugs."),
 )
+_SENDING = _options(
+    click.option("--codec", type=click.Choice(CODEC_NAMES), default="auto", show_default=True,
+                 help="How contributions are compressed."),
+    click.option("--density", type=values.DENSITY, default="1%", show_default=True,
+                 help="How many of the values topk and stc send."),
+)  # fmt: skip
 _TRAINING = _options(
     click.option("--slice", "rate", type=values.RATE, default="50%", show_default=True,
                  help="How much of every sliced axis one node trains."),
@@ -112,8 +120,17 @@ def demo(**options: Any) -> int:
     click.option("--fresh", is_flag=True, help="Forget what this node saved before."),
     click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True,
                  help="Where to train."),
+    click.option("--limit-rate", type=values.LIMIT_RATE, default=None,
+                 help="Send and receive at most so fast, such as 2MB/s."),
+    click.option("--budget", type=values.BUDGET, default=None,
+                 help="Choose a codec that keeps within so much traffic, such as 50MB/h."),
+    click.option("--metrics", type=click.IntRange(0, 65535), default=None, metavar="PORT",
+                 help="Serve Prometheus metrics on 127.0.0.1; 0: a free port."),
+    click.option("--quiet-period", type=values.DURATION, default=None, hidden=True,
+                 help="Begin when nobody new came for so long."),
     click.option("--leave-on-eof", is_flag=True, hidden=True, help="Leave when standard input ends."),
 )  # fmt: skip
+@_SENDING
 @_TRAINING
 @_SPEECH
 def join(**options: Any) -> int:
@@ -125,6 +142,7 @@ def join(**options: Any) -> int:
 
 @commands.command(short_help="Say what would be sliced or refused; no network.")
 @click.argument("task", metavar="TASK.py")
+@_SENDING
 @_TRAINING
 @_SPEECH
 def check(**options: Any) -> int:
@@ -189,6 +207,7 @@ def simulate(**options: Any) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status; never raises."""
+    mark("command")
     words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):

@@ -20,7 +20,9 @@ from typing import TYPE_CHECKING
 
 from p2pfusion import __version__
 from p2pfusion.app.interrupts import HARD_EXIT_STATUS, terminate_like_interrupt
+from p2pfusion.app.moments import mark
 from p2pfusion.app.values import Part, Until
+from p2pfusion.config import GossipConfig
 from p2pfusion.errors import TrainingError, UsageError
 from p2pfusion.store.keeping import FOREIGN_RUNS_KEPT
 
@@ -54,6 +56,12 @@ class JoinOptions:
     state: Path | None
     fresh: bool
     device: str
+    codec: str
+    density: float
+    limit_rate: float | None
+    budget: float | None
+    metrics: int | None
+    quiet_period: float | None
     leave_on_eof: bool
     rate: float
     algorithm: str
@@ -80,7 +88,12 @@ def run_join(options: JoinOptions) -> int:
     )
     try:
         view.note(f"p2pfusion {__version__}: join {options.task}, swarm {options.swarm}; starting torch ...")
+        mark("imports")
+        import torch  # noqa: F401 - named apart in the moments: nothing else takes so long
+
+        mark("task")
         prepared = _prepared(options)
+        mark("node")
         line = asyncio.run(_join(options, prepared, view))
     except KeyboardInterrupt:
         return exit_status(None, options.until)
@@ -110,6 +123,7 @@ async def _join(options: JoinOptions, prepared: Prepared, view: View) -> DoneLin
     if options.fresh:
         forget(folder)
     goal = options.until or Until()
+    gossip = GossipConfig() if options.quiet_period is None else GossipConfig(quiet_s=options.quiet_period)
     context = lan_node(
         prepared,
         swarm=options.swarm,
@@ -126,10 +140,31 @@ async def _join(options: JoinOptions, prepared: Prepared, view: View) -> DoneLin
         until_accuracy=goal.accuracy,
         timeout_s=options.timeout,
         peers=peers,
+        gossip=gossip,
+        codec=options.codec,
+        codec_density=options.density,
+        budget_bytes_per_h=options.budget,
+        limit_bytes_per_s=options.limit_rate,
     )
     view.note(f"you are {name}; state is kept in {folder}; Ctrl-C leaves")
     session = Session(name, prepared.blueprint, view, _HINT)
-    return await follow(_telling(context, folder, goal, view), session, leave_on_eof=options.leave_on_eof)
+    telling = _measured(_telling(context, folder, goal, view), options.metrics, view)
+    return await follow(telling, session, leave_on_eof=options.leave_on_eof)
+
+
+@asynccontextmanager
+async def _measured(context: AbstractAsyncContextManager[Node], port: int | None, view: View) -> AsyncIterator[Node]:
+    """The node, with its metrics served on this computer if asked for. Raises `PortError`."""
+    async with context as node:
+        if port is None:
+            yield node
+            return
+        from p2pfusion.app.metrics import CONTENT_TYPE, measuring
+        from p2pfusion.net.local_http import LocalPage
+
+        async with measuring(node) as metrics, LocalPage(port, "/metrics", CONTENT_TYPE, metrics.text) as page:
+            view.note(f"metrics at {page.url}")
+            yield node
 
 
 @asynccontextmanager
@@ -202,12 +237,12 @@ def exit_status(line: DoneLine | None, until: Until | None) -> int:
 
 def farewell(line: DoneLine) -> str:
     """One sentence at the end."""
-    from p2pfusion.app.words import clock, data_size, percent
+    from p2pfusion.app.words import clock, percent, split
 
     words = [f"{line.name}: {line.status} at round {line.round} after {clock(line.seconds)}"]
     if line.accuracy is not None:
         words.append(f"accuracy {percent(line.accuracy)}")
     if line.model_sha256:
         words.append(f"model {line.model_sha256[:16]}")
-    words.append(f"sent {data_size(line.bytes_sent)}, received {data_size(line.bytes_received)}")
+    words.append(f"sent {split(line.traffic, 'sent')}; received {split(line.traffic, 'received')}")
     return ", ".join(words)

@@ -16,9 +16,10 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from p2pfusion.algorithms.base import DIRECTIONS
 from p2pfusion.app.board import Board, Row, slice_cells
 from p2pfusion.app.output import DoneLine, Line, PeerLine, RoundLine, WarningLine, to_json
-from p2pfusion.app.words import Glyphs, bar, clock, data_size, glyphs_for, percent, sparkline
+from p2pfusion.app.words import Glyphs, bar, clock, data_size, glyphs_for, percent, sparkline, split
 
 _STATE_WORDS = {"alive": "is here", "suspect": "has fallen silent", "dead": "is gone", "left": "has left"}
 _STATE_STYLES = {
@@ -193,8 +194,10 @@ class LiveView(QuietView):
 
 
 def render(board: Board, elapsed_s: float, glyphs: Glyphs) -> RenderableType:
-    """The whole view: a line of figures, a table of nodes, the newest warnings."""
+    """The whole view: a line of figures, a table of nodes, what moved, the newest warnings."""
     parts: list[RenderableType] = [_figures(board, elapsed_s, glyphs), _table(board, glyphs)]
+    if board.traffic.sent or board.traffic.received:
+        parts += [Text(f" {word} {split(board.traffic, word)}", style="dim") for word in DIRECTIONS]
     parts += [Text(f" warning: {text}", style="yellow") for text in board.warnings]
     return Group(*parts)
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
-from p2pfusion.algorithms.base import RoundReport
+from p2pfusion.algorithms.base import RoundReport, Traffic
 from p2pfusion.core.blueprint import Blueprint
 from p2pfusion.errors import WireError
 from p2pfusion.node.events import Done, Event, PeerEvent, WarningEvent
@@ -45,7 +45,10 @@ class PeerLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundLine:
-    """One round of one node. `loss` is None where nothing was trained, `accuracy` where it was not measured."""
+    """One round of one node. `loss` is None where nothing was trained, `accuracy` where it was not measured.
+
+    `seconds` by phase; `traffic` splits the round's bytes by kind.
+    """
 
     event: ClassVar[str] = "round"
     round: int
@@ -59,6 +62,8 @@ class RoundLine:
     head: str
     accuracy: float | None = None
     slice: Mapping[str, SliceAxis] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    traffic: Traffic = field(default_factory=Traffic)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +77,10 @@ class WarningLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DoneLine:
-    """The end of a run. `model_sha256` and `chain` are None only if it was cut off before they could be told."""
+    """The end of a run. `model_sha256` and `chain` are None only if it was cut off before they could be told.
+
+    `traffic` splits the bytes by kind.
+    """
 
     event: ClassVar[str] = "done"
     status: Status
@@ -84,6 +92,7 @@ class DoneLine:
     bytes_sent: int
     bytes_received: int
     seconds: float
+    traffic: Traffic = field(default_factory=Traffic)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +134,8 @@ def _round_line(report: RoundReport, blueprint: Blueprint) -> RoundLine:
         head=report.head,
         accuracy=_finite(report.accuracy),
         slice=_slice_of(report, blueprint),
+        seconds={name: round(taken_s, 3) for name, taken_s in report.seconds.items()},
+        traffic=report.traffic,
     )
 
 
@@ -171,6 +182,8 @@ def from_json(text: str | bytes) -> Line:
 def _line_from(value: dict[str, Any]) -> Line:
     line = _LINES[value["event"]]
     known = {item.name: value[item.name] for item in fields(line) if item.name in value}
+    if "traffic" in known:
+        known["traffic"] = Traffic(**{item.name: int(known["traffic"].get(item.name, 0)) for item in fields(Traffic)})
     if line is RoundLine:
         known["slice"] = {
             name: SliceAxis(int(axis["size"]), tuple((int(start), int(stop)) for start, stop in axis["kept"]))

@@ -13,8 +13,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
+from p2pfusion.algorithms.base import Traffic
 from p2pfusion.app.interrupts import Interrupts
 from p2pfusion.app.live import View
+from p2pfusion.app.moments import mark
 from p2pfusion.app.output import DoneLine, Line, PeerLine, RoundLine, Status, line_of
 from p2pfusion.core.blueprint import Blueprint
 from p2pfusion.errors import P2PFusionError
@@ -45,6 +47,7 @@ class Session:
         self._hint = hint
         self._last: RoundLine | None = None
         self._sent = self._received = 0
+        self._traffic = Traffic()
         self._met_somebody = False
         self._started_s = asyncio.get_running_loop().time()
 
@@ -67,10 +70,14 @@ class Session:
             self.done = line
             return
         if isinstance(line, RoundLine):
+            if self._last is None:
+                mark("training", sum(line.seconds.values()))
             self._last = line
             self._sent += line.bytes_sent
             self._received += line.bytes_received
+            self._traffic += line.traffic
         if isinstance(line, PeerLine):
+            mark("met")
             self._met_somebody = True
         self.view.show(self.name, line)
 
@@ -97,6 +104,7 @@ class Session:
                 bytes_sent=self._sent,
                 bytes_received=self._received,
                 seconds=round(self.elapsed_s(), 3),
+                traffic=self._traffic,
             )
         if self.done is not None:
             self.view.show(self.name, self.done)

@@ -1,4 +1,4 @@
-"""Values as people write them on the command line: `50%`, `2m`, `rounds=50`, `0/3`, `192.168.1.40:7790`, `10MB/s`.
+"""Values as written on a command line: `50%`, `2m`, `rounds=50`, `0/3`, `10.0.0.1:7790`, `10MB/s`, `50MB/h`.
 
 Each parser is a pure function from text to a value that raises `ValueError` with one line saying what was expected;
 the click types at the end only wrap them. Nothing here knows what the values are for.
@@ -22,6 +22,13 @@ _DURATION_UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _SHARE = re.compile(_NUMBER + r"\s*(%)?")
 _BANDWIDTH = re.compile(_NUMBER + r"\s*([kKMG]?)(B|bit)/s")
 _BANDWIDTH_SCALE = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9}
+_FLOW = re.compile(_NUMBER + r"\s*(B|kB|KB|MB|GB|KiB|MiB|GiB)/(s|min|m|h)")
+_FLOW_BYTES = {
+    "B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30,
+}  # fmt: skip
+_FLOW_SECONDS = {"s": 1, "min": 60, "m": 60, "h": 3600}
+FLOW_MIN_BYTES_PER_S, FLOW_MAX_BYTES_PER_S = 1.0, 1e12
+"""Less would not carry the talk of one node in a year, more is no network there is: both are typing mistakes."""
 _PART = re.compile(r"(\d{1,6})/(\d{1,6})")
 _HOST = re.compile(r"[A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]")
 SWARM_BYTES_MAX = 64
@@ -130,6 +137,14 @@ def parse_rate(text: str) -> float:
     return share
 
 
+def parse_density(text: str) -> float:
+    """A share that may not be 0: how many of a contribution's values are sent."""
+    share = parse_share(text)
+    if share == 0:
+        raise ValueError("a density of 0% sends nothing: write it like 1% or 0.01")
+    return share
+
+
 def parse_until(text: str) -> Until:
     """`rounds=50`, `accuracy=0.95` or `accuracy=95%`."""
     name, equals, value = text.strip().partition("=")
@@ -165,6 +180,24 @@ def parse_bandwidth(text: str) -> float:
     if bandwidth <= 0:
         raise ValueError(f"{text!r} is not a bandwidth: write it like 10MB/s or 100Mbit/s")
     return bandwidth
+
+
+def _flow(text: str, example: str) -> float:
+    match = _FLOW.fullmatch(text.strip())
+    flow = float(match[1]) * _FLOW_BYTES[match[2]] / _FLOW_SECONDS[match[3]] if match else 0.0
+    if not FLOW_MIN_BYTES_PER_S <= flow <= FLOW_MAX_BYTES_PER_S:
+        raise ValueError(f"{text!r} is not an amount of data per time: write it like {example}")
+    return flow
+
+
+def parse_limit_rate(text: str) -> float:
+    """`2MB/s`, `500kB/s`, `1MiB/s`, `30MB/min`; returns bytes per second, from 1 to 10^12."""
+    return _flow(text, "2MB/s, 500kB/s or 1MiB/s")
+
+
+def parse_budget(text: str) -> float:
+    """`50MB/h`, `1GB/h`, `1MiB/min`, `20kB/s`; returns bytes per hour."""
+    return _flow(text, "50MB/h, 1GB/h or 1MiB/min") * 3600
 
 
 def parse_name(text: str, bytes_max: int = NAME_BYTES_MAX) -> str:
@@ -206,10 +239,13 @@ DURATION = Parsed("duration", parse_duration)
 LATENCY = Parsed("duration", parse_latency)
 SHARE = Parsed("share", parse_share)
 RATE = Parsed("rate", parse_rate)
+DENSITY = Parsed("share", parse_density)
 UNTIL = Parsed("rounds=N|accuracy=A", parse_until)
 PART = Parsed("I/N", parse_part)
 ADDRESS = Parsed("host:port", parse_address)
 BANDWIDTH = Parsed("bandwidth", parse_bandwidth)
+LIMIT_RATE = Parsed("size/s", parse_limit_rate)
+BUDGET = Parsed("size/h", parse_budget)
 NAME = Parsed("name", parse_name)
 SWARM = Parsed("name", parse_swarm)
 FIRST_SEED = Parsed("n", lambda text: (parse_count(0, 2**32 - 1)(text),))

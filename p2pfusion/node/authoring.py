@@ -6,26 +6,27 @@ delta of every contribution that my chain sealed its round without. It leaves wi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
-from blake3 import blake3
 
 from p2pfusion.algorithms.base import Vector
-from p2pfusion.core.replica import head
-from p2pfusion.core.submodel import SubModel, scatter, scatter_add
+from p2pfusion.core.replica import Owed, head
+from p2pfusion.core.submodel import SubModel, scatter
 from p2pfusion.errors import TrainingError
-from p2pfusion.node.decoding import decoded, values_of
+from p2pfusion.node.decoding import decoded, encoded
 from p2pfusion.node.doubts import Doubts
+from p2pfusion.node.outgoing import prepare
 from p2pfusion.node.state import State
 from p2pfusion.seams import Identity
 from p2pfusion.swarm.cadence import weight_of
-from p2pfusion.swarm.gate import is_sound, judge
+from p2pfusion.swarm.gate import judge
 from p2pfusion.swarm.ledger import Entry
+from p2pfusion.swarm.thrift import Choice
 from p2pfusion.wire.codec import contribution_id
-from p2pfusion.wire.compression import decode_into, elements_per_segment, encode
-from p2pfusion.wire.messages import FLOOR_NEVER, Contribution, ContributionId, SegmentInfo
+from p2pfusion.wire.messages import FLOOR_NEVER, Contribution, ContributionId
 
 TOO_LATE_WATCHED_ROUNDS = 1024
 """How long it is noticed, and told, that a chain changed its mind about old work whose contents are forgotten."""
@@ -33,11 +34,10 @@ TOO_LATE_WATCHED_ROUNDS = 1024
 
 @dataclass(slots=True)
 class Mine:
-    """One of my contributions, decoded (None once it is old), and whether my chain counts it."""
+    """One of my contributions and whether my chain counts it. Its segments are pinned in the ledger till it is old."""
 
     id: ContributionId
     sub_model: SubModel
-    decoded: Vector | None
     is_counted: bool = True
 
 
@@ -55,9 +55,8 @@ class Authoring:
     def __init__(self, state: State) -> None:
         self._state = state
         self._mine: dict[int, Mine] = {}
-        self._carried: tuple[SubModel, Vector] | None = None
-        """Residual on its way out: taken, and not yet published."""
         self._doubts: Doubts | None = None
+        self._was_beyond = False
 
     async def head(self, sub_model: SubModel) -> tuple[Vector, Base]:
         """A slice of the head, flat float32, and what it was made of."""
@@ -77,20 +76,17 @@ class Authoring:
         """
         state = self._state
         self.balance()
-        taken = state.replica.take_residual(sub_model)
-        self._carried, delta = (sub_model, taken), delta + taken
-        codec = state.config.codec
-        segments, infos, sent = await state.doors.compute.run(lambda: _encoded(codec, delta), lane="train")
-        if not is_sound(sent):
+        choice, seed, lent = self._choice(delta.size), state.doors.rng.getrandbits(32), state.replica.lend()
+        work = partial(prepare, lent, sub_model, delta, choice, seed)
+        outgoing = await state.doors.compute.run(work, lane="train")
+        if outgoing is None:
             raise TrainingError(
                 "training produced numbers that are not finite or beyond reason: lower the learning rate"
             )
         round_ = await self._reserve()
-        self._carried = None
         if round_ == FLOOR_NEVER:
             state.replica.add_residual(sub_model, delta)
             return None
-        state.replica.add_residual(sub_model, delta - sent)
         manifest = Contribution(
             shard=0,
             round=round_,
@@ -101,25 +97,41 @@ class Authoring:
             weight=weight_of(samples, round_ - base.round, state.config.cadence),
             samples=samples,
             sub_model=sub_model,
-            codec=codec,
-            segments=infos,
+            codec=choice.codec,
+            segments=outgoing.infos,
         )
         if (reason := judge(manifest, state.blueprint, state.config.run)) is not None:
-            state.replica.add_residual(sub_model, sent)
+            state.replica.add_residual(sub_model, delta)
             state.warn("refused-own", f"nobody would accept this round's work ({reason}); the next carries it")
             return None
-        return self._add(manifest, segments, sent)
+        if outgoing.residual is not None and not state.replica.settle(lent, outgoing.residual):
+            state.replica.add_residual(sub_model, outgoing.change())  # it was changed meanwhile
+        return self._add(manifest, outgoing.segments)
 
-    def _add(self, manifest: Contribution, segments: Sequence[bytes], sent: Vector) -> Entry:
+    def _choice(self, elements: int) -> Choice:
+        """The codec of my next contribution; tells when no codec could keep the user's budget."""
+        state, now_s = self._state, self._state.now_s()
+        others, spent = len(state.membership.view(now_s).trainers()) - 1, state.bytes_sent + state.bytes_received
+        if not self._was_beyond and state.thrift.is_beyond_budget(elements, others, spent, now_s):
+            self._was_beyond = True
+            state.warn("budget", "rounds take more than --budget even with the barest codec: train longer rounds")
+        return state.thrift.choose(elements, others, spent, now_s)
+
+    def _add(self, manifest: Contribution, segments: Sequence[bytes]) -> Entry:
         state, id_ = self._state, contribution_id(manifest)
         state.ledger.published(manifest.round)
+        state.thrift.published(state.now_s())
         entry = state.ledger.add(id_, manifest, state.now_s(), wanted=True)
         if entry is None:
             raise AssertionError("a wanted contribution is always kept")
         for index, segment in enumerate(segments):
             state.ledger.put(entry, index, segment)
-        self._mine[manifest.round] = Mine(id_, manifest.sub_model, sent)
+        self._remember(entry)
         return entry
+
+    def _remember(self, entry: Entry) -> None:
+        self._state.ledger.pin(entry)
+        self._mine[entry.manifest.round] = Mine(entry.id, entry.manifest.sub_model)
 
     async def _reserve(self) -> int:
         """The round to publish to: my floor, and still my floor once it is written down, for a floor is a promise."""
@@ -146,10 +158,11 @@ class Authoring:
             if counts is None or counts == mine.is_counted:
                 continue
             mine.is_counted = counts
-            if mine.decoded is None:
+            if (entry := ledger.pinned.get(mine.id)) is None:
                 too_late += 1
             else:
-                state.replica.add_residual(mine.sub_model, mine.decoded, -1.0 if counts else 1.0)
+                read = partial(encoded, state.blueprint, entry)
+                state.replica.owe(Owed(mine.sub_model, read, -1.0 if counts else 1.0))
         if too_late:
             state.warn("too-late", f"the chain changed its mind about {too_late} contributions too old to send again")
         self._forget_old()
@@ -160,9 +173,16 @@ class Authoring:
         keep_from = ledger.tip.round - 4 * self._state.config.run.horizon_rounds
         for round_, mine in self._mine.items():
             if round_ < keep_from and not ledger.losses:
-                mine.decoded = None
+                ledger.unpin(mine.id)
         for round_ in [r for r in self._mine if r < ledger.tip.round - TOO_LATE_WATCHED_ROUNDS]:
-            del self._mine[round_]
+            ledger.unpin(self._mine.pop(round_).id)
+
+    async def settle(self) -> None:
+        """Add up, off the loop, what balancing found. Should the residual change meanwhile, its next use does it."""
+        state = self._state
+        if state.replica.is_owing:
+            lent = state.replica.lend()
+            state.replica.settle(lent, await state.doors.compute.run(lent.settled, lane="fold"))
 
     # -- across a restart ---------------------------------------------------------------------------------------------
 
@@ -170,12 +190,21 @@ class Authoring:
         """My contributions by round, as they stand now."""
         return {round_: replace(mine) for round_, mine in self._mine.items()}
 
-    def residual(self) -> Vector:
-        """A copy of the whole residual: also what is on its way out, and what is held back."""
-        residual, blueprint = self._state.replica.residual.copy(), self._state.blueprint
-        if self._carried is not None:
-            scatter_add(blueprint, residual, *self._carried)
-        return residual if self._doubts is None else residual + self._doubts.residual
+    def residual(self) -> Callable[[], Vector | None]:
+        """The whole residual as it stands now, also what is held back. None for zeros.
+
+        To be called in the executor, for it takes a model's time; what it refers to nobody changes.
+        """
+        lent = self._state.replica.lend()
+        held_back = None if self._doubts is None else self._doubts.residual
+
+        def made() -> Vector | None:
+            if lent.vector is None and not lent.owed:
+                return held_back
+            residual = lent.settled()
+            return residual if held_back is None else residual + held_back
+
+        return made
 
     @property
     def doubtful(self) -> tuple[int, ...]:
@@ -183,7 +212,7 @@ class Authoring:
         return () if self._doubts is None else self._doubts.rounds
 
     def resume(self, mine: Mapping[int, Mine], residual: Vector | None, doubtful: tuple[int, ...]) -> None:
-        """Go on from what the disk gave back; its residual waits until nothing is in doubt."""
+        """Go on from what the disk gave back, its segments pinned; its residual waits until nothing is in doubt."""
         self._mine = dict(mine)
         if residual is not None or doubtful:
             zeros = np.zeros(self._state.blueprint.size, np.float32)
@@ -192,10 +221,10 @@ class Authoring:
 
     def adopt(self, entry: Entry) -> None:
         """A contribution from before a restart came back from others: it is mine, and took its residual with it."""
-        manifest = entry.manifest
-        self._mine[manifest.round] = Mine(entry.id, manifest.sub_model, values_of(self._state.blueprint, entry))
+        self._remember(entry)
         if self._doubts is not None:
-            scatter(self._state.blueprint, self._doubts.residual, manifest.sub_model, 0.0)
+            self._doubts.residual = self._doubts.residual.copy()  # a checkpoint may be reading it
+            scatter(self._state.blueprint, self._doubts.residual, entry.manifest.sub_model, 0.0)
 
     def _settle(self) -> None:
         """Look what became of the rounds in doubt; when all are sealed, what is left of their residual is free."""
@@ -214,13 +243,3 @@ class Authoring:
         if not doubts.rounds:
             self._doubts = None
             self._state.replica.add_residual(self._state.blueprint.whole(), doubts.residual)
-
-
-def _encoded(codec: str, delta: Vector) -> tuple[tuple[bytes, ...], tuple[SegmentInfo, ...], Vector]:
-    """Segments of a delta, what the manifest says of them, and what everybody will decode."""
-    segments = encode(codec, delta)
-    sent = np.empty_like(delta)
-    step = elements_per_segment(codec)
-    for index, segment in enumerate(segments):
-        decode_into(codec, segment, sent[index * step : (index + 1) * step])
-    return segments, tuple(SegmentInfo(blake3(s).digest(), len(s)) for s in segments), sent

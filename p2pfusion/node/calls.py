@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from math import inf
 
 from p2pfusion.config import PEERS_MAX, GossipConfig
 from p2pfusion.errors import RemoteError, Unreachable
 from p2pfusion.node.state import State
+from p2pfusion.node.traffic import UNKNOWN
 from p2pfusion.seams import Reply, Request
+from p2pfusion.wire import routes
 from p2pfusion.wire.messages import PeerId
 
 STRANGERS_MAX = 256
@@ -32,16 +35,37 @@ class Calls:
         self._good: dict[PeerId, str] = {}
 
     async def to_address(
-        self, address: str, request: Request, deadline_s: float, into: memoryview | None = None
+        self,
+        address: str,
+        request: Request,
+        deadline_s: float,
+        into: memoryview | None = None,
+        *,
+        owner: PeerId = UNKNOWN,
+        inlined_bytes: int = 0,
     ) -> Reply:
-        """One counted call. Raises `RemoteError`."""
-        state = self._state
-        state.bytes_sent += memoryview(request.body).nbytes
+        """One call, accounted to the `owner` of the address; of the body, `inlined_bytes` are segments.
+
+        Raises `RemoteError`.
+        """
+        state, path = self._state, request.path
+        state.accounts.call("sent", owner)
+        state.accounts.add("sent", routes.kind(path), memoryview(request.body).nbytes - inlined_bytes, owner)
+        state.accounts.add("sent", "payload", inlined_bytes, owner)
+        request = replace(request, sender=state.me)
         reply = await state.doors.transport.call(address, request, deadline_s=deadline_s, into=into)
-        state.bytes_received += memoryview(reply.body).nbytes
+        state.accounts.add("received", routes.kind(path, reply.status), memoryview(reply.body).nbytes, owner)
         return reply
 
-    async def to_peer(self, peer: PeerId, request: Request, deadline_s: float, into: memoryview | None = None) -> Reply:
+    async def to_peer(
+        self,
+        peer: PeerId,
+        request: Request,
+        deadline_s: float,
+        into: memoryview | None = None,
+        *,
+        inlined_bytes: int = 0,
+    ) -> Reply:
         """Call a member at the address that worked last, else at each it announced. Raises `RemoteError`."""
         report = self._state.membership.report_of(peer)
         addresses = list(report.addresses) if report else []
@@ -52,7 +76,9 @@ class Calls:
         failure: RemoteError = Unreachable(f"peer {peer.hex()[:8]} has no address")
         for address in addresses:
             try:
-                reply = await self.to_address(address, request, deadline_s, into)
+                reply = await self.to_address(
+                    address, request, deadline_s, into, owner=peer, inlined_bytes=inlined_bytes
+                )
             except RemoteError as error:
                 failure = error
                 continue

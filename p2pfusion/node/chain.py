@@ -55,6 +55,7 @@ class Chain:
             while await self._step():
                 if self._state.now_s() >= self._save_due_s:
                     await self.save()
+            await self._authoring.settle()
 
     async def _step(self) -> bool:
         """One move of the tip; False when there is nothing to do."""

@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-from p2pfusion.algorithms.base import RoundReport
+from p2pfusion.algorithms.base import RoundReport, Traffic
 from p2pfusion.config import EVENTS_MAX
 
 
@@ -34,7 +34,10 @@ class WarningEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
-    """How a run ended for this node. `model_sha256` and `chain` are of the sealed model, never the head."""
+    """How a run ended for this node. `model_sha256` and `chain` are of the sealed model, never the head.
+
+    `traffic` splits the bytes by kind.
+    """
 
     status: Literal["ok", "interrupted", "timeout", "failed"]
     name: str
@@ -45,6 +48,7 @@ class Done:
     bytes_sent: int
     bytes_received: int
     seconds: float
+    traffic: Traffic = field(default_factory=Traffic)
 
 
 Event = PeerEvent | RoundReport | WarningEvent | Done

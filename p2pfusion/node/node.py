@@ -230,7 +230,7 @@ class Node:
         await self._farewell()
 
     def _finish(self, status: Status, seconds: float) -> None:
-        state = self._state
+        state, traffic = self._state, self._state.accounts.total()
         self.done = Done(
             status=status,
             name=state.name,
@@ -238,9 +238,10 @@ class Node:
             accuracy=state.accuracy,
             model_sha256=model_sha256(state.replica.sealed),
             chain=state.ledger.tip.chain.hex(),
-            bytes_sent=state.bytes_sent,
-            bytes_received=state.bytes_received,
+            bytes_sent=traffic.sent,
+            bytes_received=traffic.received,
             seconds=seconds,
+            traffic=traffic,
         )
         state.events.add(self.done)
 

@@ -1,26 +1,25 @@
 """The round loop: wait for the others, train, publish, wait until the round is ready, again; then the end of the run.
 
-A task of the node. The algorithm does the round through `context.Context`; `swarm.cadence` says when it is ready.
+A task of the node. The algorithm does the round through `context.Context`; `swarm.cadence` says when it is ready. With
+`ahead_rounds` a node already trains the next rounds while the last ones still travel, so a slow network does not make
+it wait; `reporting` tells each round when it is ready.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from typing import Literal
 
-import numpy as np
-from blake3 import blake3
-
-from p2pfusion.algorithms.base import Published, RoundReport
 from p2pfusion.config import OPEN_ROUNDS_MAX
 from p2pfusion.core.schemes import Seat
-from p2pfusion.core.submodel import SubModel, scatter
 from p2pfusion.errors import TaskError
 from p2pfusion.node.authoring import Authoring
 from p2pfusion.node.chain import Chain
 from p2pfusion.node.context import Context
 from p2pfusion.node.entering import LOOK_AGAIN_S, enter
+from p2pfusion.node.reporting import Awaited, Reporting
 from p2pfusion.node.state import State
 from p2pfusion.swarm.membership import View
 from p2pfusion.wire.messages import FLOOR_NEVER, PeerId
@@ -45,7 +44,9 @@ class Rounds:
         self._rate = rate
         self._is_stopping = False
         self._started_s = 0.0
-        self._reported = {"sent": 0, "received": 0, "late": 0}
+        self._reporting = Reporting(state)
+        self._awaited: deque[Awaited] = deque()
+        """Rounds of mine that may not be left yet: `ahead_rounds` of them while I train the next."""
         self._evaluated_round = -1
 
     def stop(self) -> None:
@@ -69,6 +70,7 @@ class Rounds:
                         await self._round()
                 if self._is_stopping:
                     return "interrupted"
+                await self._leave(0, self._state.now_s())
                 await self._drain()
         except TimeoutError:
             if not limit.expired():
@@ -93,12 +95,24 @@ class Rounds:
         round_, trained_s = context.published_round, state.now_s()
         expected = state.membership.view(trained_s).trainers()
         state.cadence.published(round_, self._others(expected), state.arrived(round_), trained_s)
+        state.ahead.trained(trained_s - begin_s)
         self._announce_mine(round_)
-        await self._until_ready(round_, begin_s, expected)
-        await self._report(
-            context.published, round_, expected, {"train": trained_s - begin_s, "wait": state.now_s() - trained_s}
-        )
+        self._awaited.append(Awaited(context.published, round_, expected, begin_s, trained_s))
+        await self._until_s(begin_s + state.config.cadence.round_min_s)
+        await self._leave(state.ahead.rounds, trained_s)
         await self._evaluate_sometimes()
+
+    async def _leave(self, ahead: int, since_s: float) -> None:
+        """Wait for all my rounds but the newest `ahead`, in order, and report each; nothing is trained `since_s`."""
+        while len(self._awaited) > ahead:
+            awaited = self._awaited.popleft()
+            await self._until_ready(awaited)
+            await self._reporting.report(awaited, self._state.now_s() - since_s)
+            since_s = self._state.now_s()
+
+    async def _until_s(self, due_s: float) -> None:
+        while (left_s := due_s - self._state.now_s()) > 0:
+            await self._state.bells["round"].wait(max(left_s, 0.001))  # less might not move the clock
 
     def _seat(self, view: View) -> Seat:
         """My place among those who train. Others' rates are not gossiped: mine stands for all (it only shapes gaps)."""
@@ -125,65 +139,17 @@ class Rounds:
             if report is None or peer in at_first or all(shard.floor <= round_ for shard in report.shards)
         )
 
-    async def _until_ready(self, round_: int, begin_s: float, at_first: tuple[PeerId, ...]) -> None:
-        state = self._state
+    async def _until_ready(self, awaited: Awaited) -> None:
+        state, round_ = self._state, awaited.round
         while True:
             now_s = state.now_s()
-            expected = self._expected(round_, at_first)
-            pace_s = begin_s + state.config.cadence.round_min_s
+            expected = self._expected(round_, awaited.expected)
             is_ready = state.cadence.is_ready(round_, state.arrived(round_), expected, now_s)
             # The others left it, or it is sealed: nothing more can come.
-            is_ready = is_ready or state.ledger.newest >= round_ + OUTRUN_ROUNDS or state.ledger.tip.round >= round_
-            if is_ready and now_s >= pace_s:
+            if is_ready or state.ledger.newest >= round_ + OUTRUN_ROUNDS or state.ledger.tip.round >= round_:
                 return
-            due_s = pace_s if is_ready else state.cadence.ready_at_s(round_)
+            due_s = state.cadence.ready_at_s(round_)
             await state.bells["round"].wait(min(max(due_s - now_s, 0.0), LOOK_AGAIN_S) or 0.001)
-
-    async def _report(
-        self, published: Published, round_: int, expected: tuple[PeerId, ...], seconds: dict[str, float]
-    ) -> None:
-        state, before = self._state, self._reported
-        covered = await self._coverage(round_)
-        arrived = state.arrived(round_)
-        heard = sum(peer in arrived for peer in expected)
-        self._reported = {"sent": state.bytes_sent, "received": state.bytes_received, "late": state.late}
-        state.events.add(
-            RoundReport(
-                round=round_,
-                sub_model=published.sub_model,
-                share=published.sub_model.share(state.blueprint),
-                loss=published.loss,
-                heard=heard,
-                missing=len(expected) - heard,
-                late=state.late - before["late"],
-                coverage=covered,
-                patience_s=state.cadence.patience_s,
-                bytes_sent=state.bytes_sent - before["sent"],
-                bytes_received=state.bytes_received - before["received"],
-                head=self._head(),
-                tip_round=state.ledger.tip.round,
-                model_hash=state.model_hash.hex(),
-                peers=len(state.membership.view(state.now_s()).peers) + 1,
-                accuracy=state.accuracy,
-                steps=published.steps,
-                seconds=seconds,
-            )
-        )
-
-    def _head(self) -> str:
-        """Names the head without computing it: equal chain and equal open sets give equal bits."""
-        parts = [self._state.ledger.tip.chain]
-        for counting in self._state.ledger.open_rounds():
-            parts += [entry.id for entry in counting.work]
-            parts += [counting.graft.id] if counting.graft is not None else []
-        return blake3(b"".join(parts)).hexdigest()
-
-    async def _coverage(self, round_: int) -> float:
-        """Share of parameters that at least one contribution to the round touched."""
-        state, ledger = self._state, self._state.ledger
-        entries = ledger.counted(round_) if round_ > ledger.tip.round else ledger.sealed_entries(round_) or ()
-        sub_models = [entry.manifest.sub_model for entry in entries]
-        return await state.doors.compute.run(lambda: coverage(state, sub_models), lane="fold")
 
     # -- accuracy ---------------------------------------------------------------------------------------------------
 
@@ -234,13 +200,3 @@ class Rounds:
             return True
         waited_s = state.now_s() - self._chain.last_seal_s
         return waited_s >= max(state.cadence.patience_s, state.config.gossip.suspicion_s)
-
-
-def coverage(state: State, sub_models: list[SubModel]) -> float:
-    """Share of the model's elements in at least one of these sub-models."""
-    if state.blueprint.whole() in sub_models:
-        return 1.0
-    touched = np.zeros(state.blueprint.size, np.float32)
-    for sub_model in sub_models:
-        scatter(state.blueprint, touched, sub_model, 1.0)
-    return float(touched.mean())

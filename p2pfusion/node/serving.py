@@ -13,8 +13,11 @@ from p2pfusion.node.gossiping import FULL, Gossiping
 from p2pfusion.node.probing import ALIVE, Helping
 from p2pfusion.node.snapshots import Snapshots
 from p2pfusion.node.state import State
+from p2pfusion.node.traffic import UNKNOWN
 from p2pfusion.seams import Reply, Request
+from p2pfusion.wire import routes
 from p2pfusion.wire.codec import encode_contribution, encode_links, encode_snapshot
+from p2pfusion.wire.messages import PeerId
 
 _PATH = re.compile(r"/v1/(contributions|snapshots)/([0-9a-f]{64})(?:/(0|[1-9][0-9]{0,5}))?")
 _FROM = re.compile(r"from=(0|[1-9][0-9]{0,15})")
@@ -35,20 +38,26 @@ class Serving:
 
     async def handle(self, request: Request) -> Reply:
         """The reply to one request, counted."""
-        state = self._state
-        state.bytes_received += memoryview(request.body).nbytes
+        accounts, caller, path = self._state.accounts, self._caller(request), request.path
+        accounts.call("received", caller)
+        accounts.add("received", routes.kind(path), memoryview(request.body).nbytes, caller)
         try:
             is_probe = (request.method, request.path) == ("POST", "/v1/probe")
-            reply = await self._helping.answer(request.body) if is_probe else self._route(request)
+            reply = await self._helping.answer(request.body) if is_probe else self._route(request, caller)
         except WireError:
             reply = MALFORMED
-        state.bytes_sent += memoryview(reply.body).nbytes + sum(memoryview(piece).nbytes for piece in reply.pieces)
+        size_bytes = memoryview(reply.body).nbytes + sum(memoryview(piece).nbytes for piece in reply.pieces)
+        accounts.add("sent", routes.kind(path, reply.status), size_bytes, caller)
         return reply
 
-    def _route(self, request: Request) -> Reply:
+    def _caller(self, request: Request) -> PeerId:
+        """Whom to account a call to: the member it claims to come from; invented ids must not fill the table."""
+        return request.sender if self._state.membership.report_of(request.sender) is not None else UNKNOWN
+
+    def _route(self, request: Request, caller: PeerId) -> Reply:
         method, path = request.method, request.path
         if (method, path) == ("POST", "/v1/gossip"):
-            return self._gossiping.answer(request.body, is_full=request.query == FULL)
+            return self._gossiping.answer(request.body, is_full=request.query == FULL, caller=caller)
         if (method, path) == ("GET", "/v1/ping"):
             return self._ping(request.query)
         if (method, path) == ("GET", "/v1/links"):

@@ -16,12 +16,15 @@ from p2pfusion.config import DIGESTS_PER_REPORT_MAX, NodeConfig
 from p2pfusion.core.replica import Replica
 from p2pfusion.node.disk import Disk
 from p2pfusion.node.events import EventLog, PeerEvent, WarningEvent
+from p2pfusion.node.traffic import Accounts
 from p2pfusion.seams import Compute, Discovery, Store, Transport
+from p2pfusion.swarm.ahead import Ahead
 from p2pfusion.swarm.cadence import Cadence
 from p2pfusion.swarm.gossip import Spoken, Wanted
 from p2pfusion.swarm.ledger import Entry, Ledger, MemberLine
 from p2pfusion.swarm.membership import Change, Membership
 from p2pfusion.swarm.probing import Prober
+from p2pfusion.swarm.thrift import Thrift
 from p2pfusion.wire.codec import genesis_chain
 from p2pfusion.wire.messages import ContributionId, PeerId, Report, Role, Rumour, RunDescription, ShardReport
 
@@ -92,15 +95,16 @@ class State:
         self.prober = Prober(gossip, doors.rng)
         self.is_leaving = False
         self.cadence = Cadence(config.cadence)
+        self.thrift = Thrift(config)
+        self.ahead = Ahead(config.cadence)
         self.spoken = Spoken()
-        self.wanted = Wanted()
+        self.wanted = Wanted(self.me)
         self.needed: dict[ContributionId, None] = {}
         self.replica = Replica(self.blueprint, algorithm.genesis)
         self.model_hash = b""
         self.accuracy: float | None = None
         self.run_id = b""
-        self.bytes_sent = 0
-        self.bytes_received = 0
+        self.accounts = Accounts()
         self.late = 0
         self.is_full = False
         """Payloads take all the memory they may and more: others' new work waits (`memory`)."""
@@ -132,6 +136,15 @@ class State:
         """The last round I take part in: my own end or everybody's, whichever is first."""
         ends = [end for end in (self.config.until_rounds, self.stop) if end is not None]
         return min(ends, default=None)
+
+    @property
+    def bytes_sent(self) -> int:
+        """Bodies only, as everywhere."""
+        return self.accounts.total().sent
+
+    @property
+    def bytes_received(self) -> int:
+        return self.accounts.total().received
 
     def now_s(self) -> float:
         return asyncio.get_running_loop().time()
@@ -249,6 +262,7 @@ class State:
     def completed(self, entry: Entry) -> None:
         """All segments of a contribution are here."""
         self.wanted.done(entry.id)
+        self.ahead.complete(entry.id, self.now_s())
         manifest = entry.manifest
         if manifest.round > self.ledger.tip.round:
             if manifest.kind == "work":

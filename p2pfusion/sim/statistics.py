@@ -45,6 +45,12 @@ class Statistics:
     """From the last fault (the start, without any) until all who live stood on one tip; None if never."""
     sent_bytes: int = 0
     """Bodies of requests and replies, all nodes together."""
+    payload_bytes: int = 0
+    """Of what all nodes, in all their lives, say they sent: segments."""
+    header_bytes: int = 0
+    """Likewise: manifests and links."""
+    gossip_bytes: int = 0
+    """Likewise: talk, probes included."""
     messages: int = 0
     """Packets put on a link."""
 

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 
-from p2pfusion.algorithms.base import RoundReport
+from p2pfusion.algorithms.base import RoundReport, Traffic
 from p2pfusion.node import Event, PeerEvent, WarningEvent
 from p2pfusion.sim.checkers import counted_on, is_alive, is_false_death
 from p2pfusion.sim.faults import Fault
@@ -29,6 +29,7 @@ class Tally:
         self._counts: Counter[str] = Counter()
         self._lags: list[int] = []
         self._reported_s: dict[Life, list[float]] = {}
+        self._lives: list[Life] = []
         self._last_fault_s = 0.0
         self._agreed_s: float | None = None
         history.judges.append(self)
@@ -61,7 +62,8 @@ class Tally:
     # -- as a judge ---------------------------------------------------------------------------------------------------
 
     def started(self, life: Life) -> None:
-        """Nothing to count: the restart was."""
+        """Its traffic is read at the end: the restart is counted already."""
+        self._lives.append(life)
 
     def looked(self, life: Life) -> None:
         """Nothing to count."""
@@ -82,6 +84,7 @@ class Tally:
         """The numbers, once the run is over."""
         swarm, counts = self._swarm, self._counts
         traffic = [swarm.network.traffic(machine.index + 1) for machine in swarm.machines]
+        said = sum((life.node.state.accounts.total() for life in self._lives), Traffic())
         gaps_s = [after - before for times in self._reported_s.values() for before, after in pairwise(times)]
         return Statistics(
             **self._fates(),
@@ -96,6 +99,9 @@ class Tally:
             round_median_s=statistics.median(gaps_s) if gaps_s else None,
             agreed_s=self._agreed_s,
             sent_bytes=sum(one.sent_bytes for one in traffic),
+            payload_bytes=said.payload_sent,
+            header_bytes=said.header_sent,
+            gossip_bytes=said.gossip_sent,
             messages=sum(one.sent_packets for one in traffic),
         )
 

@@ -1,8 +1,9 @@
 """How many local steps my next round takes, so that a round takes everybody about as long (PROTOCOL.md 3).
 
 What others need for a round is read off the arrivals of their contributions: from the moment a peer could begin (its
-last contribution, or the quorum of that round, or the end of its patience) to its next one, scaled to the most samples
-it was seen to train. So a peer that takes fewer steps does not pass for a fast one, and nobody can chase anybody down.
+last contribution, or the quorum of the round it waits for, or the end of its patience) to its next one, scaled to the
+most samples it was seen to train. So a peer that takes fewer steps does not pass for a fast one, and nobody can chase
+anybody down.
 The swarm's round is the *upper* median of that, which a majority keeps up with, me included; or less, where rounds in
 fact follow each other faster, but never less than the fastest peer needs: when the fast have left, the others take all
 their steps again. What I need is measured: seconds per step, and the rest of my round.
@@ -117,13 +118,15 @@ class Pace:
         patience_s = self._patience_s(peer) if guess_patience else inf
         sample_s = []
         for (round_, from_s, _), (_, to_s, samples) in pairwise(mine):
-            quorum_s = self._quorum_s(round_)
+            quorum_s = self._quorum_s(round_ - (self._config.ahead_rounds or 0))
             waited_s = min(max(quorum_s - from_s, 0.0), patience_s) if quorum_s < to_s else 0.0
             sample_s.append(max(to_s - from_s - waited_s, 0.0) / samples)
         return median(sample_s) * self._samples_max.get(peer, 1)
 
     def _quorum_s(self, round_: int) -> float:
-        """When the quorum of a round was here; infinite if it is not."""
+        """When the quorum of a round was here; infinite if it is not; long ago for a round that is forgotten."""
+        if round_ not in self._arrivals:
+            return -inf
         needed = ceil(self._config.quorum * (len(self._others) + 1))
         times_s = sorted(at_s for at_s, _ in self._arrivals[round_].values())
         return -inf if needed == 0 else times_s[needed - 1] if needed <= len(times_s) else inf

@@ -9,12 +9,17 @@ from typing import Any
 
 import pytest
 
-from p2pfusion.algorithms.base import RoundReport
+from p2pfusion.algorithms.base import RoundReport, Traffic
 from p2pfusion.app.live import QuietView
 from p2pfusion.app.output import DoneLine, RoundLine
 from p2pfusion.core.blueprint import Axis, Blueprint, Dim, Init, Parameter
 from p2pfusion.core.submodel import SubModel
 from p2pfusion.node.events import Done, Event
+
+TRAFFIC = Traffic(
+    payload_sent=900, header_sent=60, gossip_sent=40, payload_received=1800, header_received=120, gossip_received=80,
+    calls_sent=5, calls_received=6,
+)  # fmt: skip
 
 
 class MemoryView(QuietView):
@@ -124,6 +129,7 @@ def report(blueprint: Blueprint) -> Callable[..., RoundReport]:
             model_hash="cd" * 32,
             peers=3,
             accuracy=0.9,
+            traffic=TRAFFIC,
         )
         return replace(made, **changes)
 
@@ -145,6 +151,7 @@ def done() -> Callable[..., Done]:
             bytes_sent=3000,
             bytes_received=6000,
             seconds=1.5,
+            traffic=TRAFFIC + TRAFFIC + TRAFFIC,
         )
         return replace(made, **changes)
 
@@ -176,6 +183,7 @@ def round_line() -> Callable[..., RoundLine]:
             bytes_received=2000,
             head="ab" * 32,
             accuracy=0.9,
+            traffic=TRAFFIC,
         )
         return replace(made, **changes)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from hypothesis import given
 from hypothesis import strategies as st
 
+from p2pfusion.algorithms.base import Traffic
 from p2pfusion.app.board import BAR_CELLS, HISTORY_MAX, ROWS_MAX, WARNINGS_MAX, Board, slice_cells
 from p2pfusion.app.output import DoneLine, PeerLine, RoundLine, SliceAxis, WarningLine
 
@@ -66,11 +67,13 @@ def test_bytes_of_rounds_add_up_until_the_end_gives_the_total(
     round_line: Callable[..., RoundLine], done_line: Callable[..., DoneLine]
 ) -> None:
     board = Board()
-    board.feed("fox", round_line(round=1, bytes_sent=10, bytes_received=20))
-    board.feed("fox", round_line(round=2, bytes_sent=1, bytes_received=2))
+    board.feed("fox", round_line(round=1, bytes_sent=10, bytes_received=20, traffic=Traffic(payload_sent=10)))
+    board.feed("fox", round_line(round=2, bytes_sent=1, bytes_received=2, traffic=Traffic(gossip_sent=1)))
+    assert board.traffic == Traffic(payload_sent=10, gossip_sent=1)
     row = board.rows["fox"]
     assert (row.bytes_sent, row.bytes_received) == (11, 22)
-    board.feed("fox", done_line(bytes_sent=99, bytes_received=98))
+    board.feed("fox", done_line(bytes_sent=99, bytes_received=98, traffic=Traffic(payload_sent=99)))
+    assert board.traffic == Traffic(payload_sent=99)
     assert (row.bytes_sent, row.bytes_received) == (99, 98)
 
 

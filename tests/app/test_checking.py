@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from p2pfusion.app import checking
 from p2pfusion.app.cli import main
+from p2pfusion.wire.compression import CODECS
 
 GOOD = """
 import torch
@@ -43,12 +45,14 @@ def test_what_is_said_of_the_digits(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "digits"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    first, model, data, part, wire, verdict = out.splitlines()
+    first, model, data, part, wire, codecs, verdict = out.splitlines()
     assert first.endswith("check digits")
     assert model == " model  85 002 parameters in 3 blocks; sliced axes: hidden1 256 and hidden2 256"
     assert data == " data   train 1 437, validation 360, 15 steps per round"
     assert part.startswith(" slice  50% of every axis: 26 122 parameters, 30.7 % of the model; ")
-    assert wire == " wire   104 kB per node and round"
+    assert re.fullmatch(r" wire   [\d.]+ kB per node and round with int8", wire)
+    assert codecs.startswith(" codecs fp32 104 kB, bf16 52.2 kB, int8 ")
+    assert ", topk 1% " in codecs
     assert "fingerprint" in verdict
 
 
@@ -60,8 +64,21 @@ def test_a_script_gets_one_object(file: Path, capsys: pytest.CaptureFixture[str]
     assert value["axes"] == {"0.out": 16}
     assert value["parameters"] == 10 * 16 + 16 + 16 * 3 + 3
     assert value["slice_parameters"] == 10 * 4 + 4 + 4 * 3 + 3
-    assert value["bytes_per_round"] == 4 * value["slice_parameters"]
+    assert value["codec"] == "fp32", "so few values are sent as they are"
+    assert value["bytes_per_round"] == 4 * value["slice_parameters"] == value["bytes_by_codec"]["fp32"]
+    assert list(value["bytes_by_codec"]) == list(CODECS)
     assert value["full_step_s"] > 0 < value["slice_step_s"]
+
+
+def test_the_codec_that_is_asked_for_is_the_one_that_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "digits", "--json", "--codec", "topk", "--density", "25%"]) == 0
+    dense = json.loads(capsys.readouterr().out)
+    assert (dense["codec"], dense["density"]) == ("topk", 0.25)
+    assert dense["bytes_per_round"] == dense["bytes_by_codec"]["topk"]
+    assert main(["check", "digits", "--json", "--codec", "topk"]) == 0
+    sparse = json.loads(capsys.readouterr().out)
+    assert sparse["density"] == 0.01
+    assert sparse["bytes_per_round"] < dense["bytes_per_round"]
 
 
 def test_the_full_algorithm_slices_nothing(file: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -49,7 +49,8 @@ def test_defaults_of_join(joined: list[JoinOptions]) -> None:
     assert joined == [
         JoinOptions(
             task="digits", swarm="p2pfusion", name=None, until=None, timeout=None, wait=None, min_peers=1, peers=(),
-            listen="0.0.0.0:0", data_part=None, state=None, fresh=False, device="auto", leave_on_eof=False, rate=0.5,
+            listen="0.0.0.0:0", data_part=None, state=None, fresh=False, device="auto", codec="auto", density=0.01,
+            limit_rate=None, budget=None, metrics=None, quiet_period=None, leave_on_eof=False, rate=0.5,
             algorithm="msfusion", seed=0, json=False, quiet=False, verbose=False,
         )
     ]  # fmt: skip
@@ -59,14 +60,16 @@ def test_every_option_of_join(joined: list[JoinOptions]) -> None:
     line = (
         "join my_task.py --swarm lab --name fox --algorithm fedrolex --slice 25% --until accuracy=0.95 --timeout 2m "
         "--wait 30s --min-peers 3 --peer 10.0.0.1:7790 --peer wren:1 --listen 127.0.0.1:7790 --data-part 1/3 "
-        "--state folder --fresh --seed 7 --device cpu --json -q -v --leave-on-eof"
+        "--state folder --fresh --seed 7 --device cpu --json -q -v --leave-on-eof "
+        "--codec topk --density 0.5% --limit-rate 2MB/s --budget 50MB/h --metrics 0 --quiet-period 100ms"
     )
     assert main(line.split()) == 0
     assert joined == [
         JoinOptions(
             task="my_task.py", swarm="lab", name="fox", until=Until(accuracy=0.95), timeout=120.0, wait=30.0,
             min_peers=3, peers=("10.0.0.1:7790", "wren:1"), listen="127.0.0.1:7790", data_part=Part(1, 3),
-            state=Path("folder"), fresh=True, device="cpu", leave_on_eof=True, rate=0.25, algorithm="fedrolex", seed=7,
+            state=Path("folder"), fresh=True, device="cpu", codec="topk", density=0.005, limit_rate=2e6,
+            budget=5e7, metrics=0, quiet_period=0.1, leave_on_eof=True, rate=0.25, algorithm="fedrolex", seed=7,
             json=True, quiet=True, verbose=True,
         )
     ]  # fmt: skip
@@ -107,6 +110,11 @@ def test_options_of_demo(monkeypatch: pytest.MonkeyPatch) -> None:
         ("join --listen :", ["HOST:PORT"]),
         ("join --device tpu", ["--device", "cuda"]),
         ("join --seed -1", ["--seed"]),
+        ("join --codec zip", ["--codec", "int8"]),
+        ("join --density 0%", ["--density", "sends nothing", "1%"]),
+        ("join --limit-rate 2MB", ["--limit-rate", "2MB/s"]),
+        ("join --budget 50", ["--budget", "50MB/h"]),
+        ("join --metrics 65536", ["--metrics"]),
         ("join --name", ["--name"]),
         ("join a.py b.py", ["b.py"]),
         ("check", ["TASK"]),
@@ -183,6 +191,7 @@ def test_help_is_no_error(line: list[str], capsys: pytest.CaptureFixture[str]) -
     out, err = capsys.readouterr()
     assert "Usage: p2pfusion" in out
     assert "leave-on-eof" not in out
+    assert "quiet-period" not in out
     assert err == ""
     if not line:
         assert all(name in out for name in COMMANDS)

@@ -147,6 +147,7 @@ def test_the_last_line_has_everything(child: Callable[..., Child]) -> None:
     assert line is not None
     assert (line.status, line.name, line.round, line.accuracy) == ("ok", "demo", 3, 0.9)
     assert (line.model_sha256, line.bytes_sent, line.bytes_received) == ("12" * 32, 6000, 12000)
+    assert (line.traffic.sent, line.traffic.received) == (6000, 12000)
     assert [node.name for node in line.nodes] == ["fox", "otter"]
     assert (line.alone_accuracy, line.small_accuracy, line.full_accuracy) == (0.88, 0.93, 0.96)
 
@@ -169,6 +170,7 @@ def test_the_comparisons_are_printed_whatever_they_say(child: Callable[..., Chil
     assert isinstance(line, DemoDoneLine)
     text = "\n".join(report(line, 0.5))
     assert "fox, otter and wren hold the same model" in text
+    assert "sent 9.0 kB: 8.1 weights, 0.5 lists, 0.4 talk" in text
     for figure in ("90.0 %", "88.0 %", "93.0 %", "96.0 %"):
         assert figure in text
 

@@ -67,6 +67,8 @@ def test_the_table_shows_who_is_here_and_what_they_train(lines: list[Line]) -> N
             " node   trains     share  round   loss   heard    sent  received  state",
             " fox    ██▒▒██▒▒  30.0 %      2  0.500  3 of 3  2.0 kB    4.0 kB  training",
             " otter                                                            left",
+            " sent 2.0 kB: 1.8 weights, 0.1 lists, 0.1 talk",
+            " received 4.0 kB: 3.6 weights, 0.2 lists, 0.2 talk",
             " warning: fox: work came too late",
         ]
     )
@@ -80,7 +82,7 @@ def test_the_table_of_a_demo_has_a_row_per_node_from_the_start(round_line: Calla
     board.feed("otter", round_line(slice=HALF, loss=None))
     text = drawn(board, unicode=False)
     assert text.isascii()
-    assert [line.split()[0] for line in text.splitlines()] == ["round", "node", "fox", "otter"]
+    assert [line.split()[0] for line in text.splitlines()] == ["round", "node", "fox", "otter", "sent", "received"]
     assert "##..##.." in text
     assert "waiting" in text
 

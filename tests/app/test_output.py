@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2pfusion.algorithms.base import RoundReport
+from p2pfusion.algorithms.base import RoundReport, Traffic
 from p2pfusion.app.output import (
     DemoDoneLine,
     DoneLine,
@@ -33,6 +34,10 @@ ROUND_FIELDS = ["round", "loss", "share", "heard", "missing", "patience_s", "byt
 DONE_FIELDS = [
     "status", "name", "round", "accuracy", "model_sha256", "chain", "bytes_sent", "bytes_received", "seconds",
 ]  # fmt: skip
+TRAFFIC_FIELDS = [
+    "payload_sent", "header_sent", "gossip_sent", "payload_received", "header_received", "gossip_received",
+    "calls_sent", "calls_received",
+]  # fmt: skip
 
 
 def test_a_peer_event_is_one_object(blueprint: Blueprint) -> None:
@@ -49,10 +54,13 @@ def test_a_round_has_the_fields_of_the_protocol_and_then_ours(
     blueprint: Blueprint, report: Callable[..., RoundReport]
 ) -> None:
     value = to_dict(line_of(report(), blueprint))
-    assert list(value) == ["v", "event", *ROUND_FIELDS, "accuracy", "slice"]
+    assert list(value) == ["v", "event", *ROUND_FIELDS, "accuracy", "slice", "seconds", "traffic"]
     assert value["event"] == "round"
     assert value["loss"] == 0.75
     assert value["slice"] == {"in": {"size": 8, "kept": ((2, 6),)}}
+    assert list(value["traffic"]) == TRAFFIC_FIELDS
+    assert sum(value["traffic"][name] for name in TRAFFIC_FIELDS[:3]) == value["bytes_sent"]
+    assert sum(value["traffic"][name] for name in TRAFFIC_FIELDS[3:6]) == value["bytes_received"]
 
 
 def test_the_whole_model_is_no_slice(blueprint: Blueprint, report: Callable[..., RoundReport]) -> None:
@@ -61,16 +69,17 @@ def test_the_whole_model_is_no_slice(blueprint: Blueprint, report: Callable[...,
 
 def test_done_has_the_fields_of_the_protocol(blueprint: Blueprint, done: Callable[..., Done]) -> None:
     value = to_dict(line_of(done(), blueprint))
-    assert list(value) == ["v", "event", *DONE_FIELDS]
+    assert list(value) == ["v", "event", *DONE_FIELDS, "traffic"]
     assert value["event"] == "done"
 
 
 def test_the_demo_adds_nodes_and_comparisons(done_line: Callable[..., DoneLine]) -> None:
-    common = {name: getattr(done_line(), name) for name in DONE_FIELDS}
+    common = {name: getattr(done_line(), name) for name in [*DONE_FIELDS, "traffic"]}
     line = DemoDoneLine(**common, nodes=(done_line(),), alone_accuracy=0.8, small_accuracy=None, full_accuracy=0.9)
     value = json.loads(to_json(line))
-    assert list(value) == ["v", "event", *DONE_FIELDS, "nodes", "alone_accuracy", "small_accuracy", "full_accuracy"]
-    assert list(value["nodes"][0]) == DONE_FIELDS
+    ours = ["traffic", "nodes", "alone_accuracy", "small_accuracy", "full_accuracy"]
+    assert list(value) == ["v", "event", *DONE_FIELDS, *ours]
+    assert list(value["nodes"][0]) == [*DONE_FIELDS, "traffic"]
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
@@ -89,6 +98,7 @@ def test_more_fields_come_last() -> None:
 finite = st.none() | st.floats(allow_nan=False, allow_infinity=False)
 count = st.integers(0, 2**53)
 ranges = st.lists(st.tuples(count, count), max_size=4).map(tuple)
+TRAFFIC = st.builds(Traffic, **dict.fromkeys(TRAFFIC_FIELDS, count))
 LINES = st.one_of(
     st.builds(PeerLine, name=st.text(), id=st.text(), state=st.text()),
     st.builds(WarningLine, code=st.text(), text=st.text()),
@@ -97,12 +107,13 @@ LINES = st.one_of(
         round=count, loss=finite, share=st.floats(0, 1), heard=count, missing=count, patience_s=st.floats(0, 60),
         bytes_sent=count, bytes_received=count, head=st.text(), accuracy=finite,
         slice=st.dictionaries(st.text(), st.builds(SliceAxis, count, ranges), max_size=3),
+        seconds=st.dictionaries(st.text(), st.floats(0, 1e9), max_size=2), traffic=TRAFFIC,
     ),
     st.builds(
         DoneLine,
         status=st.sampled_from(["ok", "interrupted", "timeout", "failed"]), name=st.text(), round=count,
         accuracy=finite, model_sha256=st.none() | st.text(), chain=st.none() | st.text(), bytes_sent=count,
-        bytes_received=count, seconds=st.floats(0, 1e9),
+        bytes_received=count, seconds=st.floats(0, 1e9), traffic=TRAFFIC,
     ),
 )  # fmt: skip
 
@@ -159,3 +170,19 @@ def test_kept_ranges_are_taken_from_the_sub_model(blueprint: Blueprint, report: 
     line = line_of(report(sub_model=sub_model), blueprint)
     assert isinstance(line, RoundLine)
     assert line.slice == {"in": SliceAxis(8, ((0, 2), (6, 8))), "out": SliceAxis(4, ((3, 4),))}
+
+
+DONE: dict[str, Any] = {
+    "status": "ok", "name": "fox", "round": 3, "accuracy": None, "model_sha256": None, "chain": None,
+    "bytes_sent": 7, "bytes_received": 0, "seconds": 1.0,
+}  # fmt: skip
+
+
+def test_a_line_from_before_there_was_a_split_is_still_a_line() -> None:
+    value = json.loads(to_json(DoneLine(**DONE)))
+    del value["traffic"]
+    assert from_json(json.dumps(value)) == DoneLine(**DONE)
+    value["traffic"] = {"payload_sent": 7, "unheard": 1}
+    line = from_json(json.dumps(value))
+    assert isinstance(line, DoneLine)
+    assert line.traffic == Traffic(payload_sent=7)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from p2pfusion.app import values
 from p2pfusion.app.values import Part, Until
+from p2pfusion.app.words import data_rate
 
 
 @pytest.mark.parametrize(
@@ -50,6 +51,22 @@ def test_goals(text: str, until: Until) -> None:
 )
 def test_bandwidths(text: str, bytes_per_s: float) -> None:
     assert values.parse_bandwidth(text) == bytes_per_s
+
+
+@pytest.mark.parametrize(
+    ("text", "bytes_per_s"),
+    [("2MB/s", 2e6), ("500 kB/s", 5e5), ("1MiB/s", 2**20), ("2KiB/s", 2048.0), ("30MB/min", 5e5), ("1.8MB/h", 500.0),
+     ("1B/s", 1.0), (" 1GB/s ", 1e9), ("1GiB/s", 2**30), ("6KB/m", 100.0)],
+)  # fmt: skip
+def test_data_per_time(text: str, bytes_per_s: float) -> None:
+    assert values.parse_limit_rate(text) == pytest.approx(bytes_per_s)
+    assert values.parse_budget(text) == pytest.approx(3600 * bytes_per_s)
+
+
+@given(st.integers(1, 9999), st.sampled_from(["kB", "MB"]))
+def test_what_is_printed_can_be_read_again(tenths: int, unit: str) -> None:
+    rate = values.parse_limit_rate(f"{tenths / 10}{unit}/s")
+    assert values.parse_limit_rate(data_rate(rate)) == pytest.approx(rate, rel=0.06)
 
 
 @pytest.mark.parametrize("text", ["192.168.1.40:7790", "127.0.0.1:0", "[::1]:80", "otter.local:7790", "[fe80::1]:1"])
@@ -96,6 +113,15 @@ WRONG: list[tuple[Callable[[str], Any], str, str]] = [
     (values.parse_address, "::1:80", "HOST:PORT"),
     (values.parse_bandwidth, "10MB", "10MB/s"),
     (values.parse_bandwidth, "0MB/s", "10MB/s"),
+    (values.parse_limit_rate, "2MB", "2MB/s"),
+    (values.parse_limit_rate, "0MB/s", "2MB/s"),
+    (values.parse_limit_rate, "0.9B/s", "2MB/s"),
+    (values.parse_limit_rate, "1001GB/s", "2MB/s"),
+    (values.parse_limit_rate, "2mb/s", "2MB/s"),
+    (values.parse_limit_rate, "10Mbit/s", "2MB/s"),
+    (values.parse_budget, "50MB", "50MB/h"),
+    (values.parse_budget, "-1MB/h", "50MB/h"),
+    (values.parse_budget, "3599B/h", "50MB/h"),
     (values.parse_name, "", "32"),
     (values.parse_name, " fox", "32"),
     (values.parse_name, "fox\n", "32"),

@@ -14,10 +14,10 @@ from p2pfusion.algorithms.base import Vector
 from p2pfusion.config import CadenceConfig, NodeConfig, RunConfig
 from p2pfusion.core.fold import fold
 from p2pfusion.core.submodel import SubModel, extract, scatter_add
-from p2pfusion.errors import StoreError, TrainingError
+from p2pfusion.errors import StoreError, TrainingError, WireError
 from p2pfusion.node import authoring
 from p2pfusion.node.authoring import Authoring, Base
-from p2pfusion.node.decoding import weighted
+from p2pfusion.node.decoding import Encoded, values_of, weighted
 from p2pfusion.seams import Identity
 from p2pfusion.sim.loop import run
 from p2pfusion.store.memory import MemoryStore
@@ -32,7 +32,7 @@ from tests.swarm.made import link_after, peer, piece, seal
 
 
 def decoded(entry: Entry) -> Vector:
-    return weighted(BLUEPRINT, entry).values
+    return values_of(BLUEPRINT, entry)
 
 
 # -- publishing -------------------------------------------------------------------------------------------------------
@@ -48,7 +48,7 @@ def test_what_is_published_passes_everybodys_gate(codec, sub_model):
         assert entry is not None
         manifest, ledger = entry.manifest, one.state.ledger
         assert judge(manifest, BLUEPRINT, one.state.config.run) is None
-        assert [judge_segment(manifest, i, s or b"") for i, s in enumerate(entry.segments)] == [None]
+        assert [judge_segment(manifest, i, s or b"", BLUEPRINT) for i, s in enumerate(entry.segments)] == [None]
         assert (manifest.round, manifest.base_round, manifest.base_chain) == (1, 0, ledger.tip.chain)
         assert (manifest.peer, manifest.samples, manifest.weight, manifest.codec) == (one.me, 10, 65536, codec)
         assert ledger.counted(1) == (entry,)
@@ -108,7 +108,7 @@ def test_a_contribution_of_many_segments():
             weighted(blueprint, entry)
         entry.put(len(segments) - 1, segments[-1])
         found = weighted(blueprint, entry)
-        np.testing.assert_allclose(found.values, values, rtol=2**-8)
+        np.testing.assert_allclose(found.values.span(0, values.size), values, rtol=2**-8)
         assert (found.peer, found.weight) == (peer(1), 65536)
 
 
@@ -124,6 +124,55 @@ def test_numbers_that_are_not_finite_are_never_published(bad, codec):
         assert one.state.ledger.entries == {}
 
     run(main)
+
+
+def test_values_are_decoded_where_they_are_read_and_one_segment_at_a_time():
+    values = np.random.default_rng(0).standard_normal(3 * elements_per_segment("bf16") + 7).astype(np.float32)
+    for codec in ("fp32", "bf16", "int8", "int4", "topk"):
+        step = elements_per_segment(codec)
+        values = np.resize(values, 2 * step + 1025)
+        segments = encode(codec, values)
+        found = Encoded(codec, segments, values.size)
+        whole = np.array(Encoded(codec, segments, values.size).span(0, values.size))
+        for start, stop in (
+            (0, 5),
+            (step - 3, step),
+            (step - 3, step + 3),
+            (step - 2, step + 2),
+            (step + 257, step + 300),
+            (2, 2 * step + 5),
+            (2 * step + 1000, values.size),
+            (values.size, values.size),
+        ):
+            assert found.span(start, stop).tobytes() == whole[start:stop].tobytes()
+        shared = [np.shares_memory(found.span(0, 9), np.frombuffer(segment, np.uint8)) for segment in segments]
+        assert any(shared) == (codec == "fp32"), "what is not encoded is not copied"
+        for start, stop in ((-1, 2), (3, 2), (0, values.size + 1)):
+            with pytest.raises(ValueError, match="elements"):
+                found.span(start, stop)
+
+
+def test_a_segment_that_is_odd_is_told_and_not_remembered_as_decoded():
+    values = np.ones(elements_per_segment("bf16") + 4, np.float32)
+    first, second = encode("bf16", values)
+    segments = [first, second[:-1]]
+    found = Encoded("bf16", segments, values.size)
+    for _ in range(2):
+        with pytest.raises(WireError):
+            found.span(values.size - 1, values.size)
+    segments[1] = second
+    assert found.span(values.size - 1, values.size).tolist() == [1.0]
+
+
+def test_a_span_that_could_not_be_read_leaves_nothing_to_be_taken_for_another():
+    step = elements_per_segment("bf16")
+    values = np.arange(step + 4, dtype=np.float32) % 251
+    first, second = encode("bf16", values)
+    found = Encoded("bf16", [first, second[:-1]], values.size)
+    assert found.span(0, 700).tolist() == values[:700].tolist()
+    with pytest.raises(WireError):
+        found.span(step - 500, step + 1)
+    assert found.span(0, 700).tolist() == values[:700].tolist()
 
 
 # -- the promise ------------------------------------------------------------------------------------------------------
@@ -265,6 +314,20 @@ def test_after_the_end_nothing_is_published_and_nothing_lost():
     run(main)
 
 
+def test_what_balancing_finds_is_added_up_in_the_executor():
+    async def main() -> None:
+        one = parts()
+        await one.publish(ones(SLICES[1], 2.0), SLICES[1])
+        seal_without_me(one)
+        replica = one.state.replica
+        assert replica.is_owing
+        await one.authoring.settle()
+        assert not replica.is_owing
+        assert residual(one).sum() == 2.0 * SLICES[1].size(BLUEPRINT)
+
+    run(main)
+
+
 def test_own_contributions_are_remembered_for_four_horizons():
     async def main() -> None:
         one = parts(config=NodeConfig(run=RunConfig(horizon_rounds=2)))
@@ -272,7 +335,9 @@ def test_own_contributions_are_remembered_for_four_horizons():
             await one.publish(ones())
             seal(one.state.ledger)
             one.authoring.balance()
-        kept = [round_ for round_, mine in one.authoring._mine.items() if mine.decoded is not None]
+        pinned = one.state.ledger.pinned
+        kept = [round_ for round_, mine in one.authoring._mine.items() if mine.id in pinned]
+        assert len(pinned) == len(kept)
         assert kept == list(range(50 - 8, 51))
         assert list(one.authoring._mine) == list(range(1, 51)), "of the older ones only whether they count"
 

@@ -6,9 +6,11 @@ import random
 
 import pytest
 
+from p2pfusion.algorithms.base import Traffic
 from p2pfusion.config import PEERS_MAX, GossipConfig
 from p2pfusion.errors import DeadlineExceeded, Unreachable
 from p2pfusion.node.calls import RETRY_MAX_S, STRANGER_TRIES_MAX, STRANGERS_MAX, Absent, Strangers
+from p2pfusion.node.traffic import UNKNOWN
 from p2pfusion.seams import Reply, Request
 from p2pfusion.sim.loop import run
 from tests.node.parts import Wire, parts
@@ -182,6 +184,31 @@ def test_bytes_are_counted_when_they_move():
         return one.state.bytes_sent, one.state.bytes_received
 
     assert run(main) == (10, 7)
+
+
+def test_bytes_are_accounted_by_kind_to_whom_they_went():
+    async def main() -> None:
+        one = parts(answering("b"))
+        one.state.membership.observe(report(2, addresses=("a", "b")), 0.0)
+        await one.calls.to_address("b", PING, 1.0)
+        await one.calls.to_peer(peer(2), Request("POST", "/v1/gossip", b"123456789"), 1.0, inlined_bytes=4)
+        accounts = one.state.accounts
+        mine = Traffic(payload_sent=8, gossip_sent=10, gossip_received=7, calls_sent=2)
+        assert accounts.by_peer()[peer(2)] == mine, "both tries"
+        assert accounts.by_peer()[UNKNOWN] == Traffic(gossip_sent=5, gossip_received=7, calls_sent=1)
+        assert accounts.total() == sum(accounts.by_peer().values(), Traffic())
+
+    run(main)
+
+
+def test_a_call_says_who_makes_it():
+    async def main() -> None:
+        wire = answering("b")
+        one = parts(wire)
+        await one.calls.to_address("b", PING, 1.0)
+        assert [request.sender for _, request in wire.calls] == [one.me]
+
+    run(main)
 
 
 def test_good_addresses_are_remembered_of_peers_max_members():

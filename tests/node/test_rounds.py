@@ -8,13 +8,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from p2pfusion.algorithms.base import Published
 from p2pfusion.config import CadenceConfig, GossipConfig, NodeConfig
 from p2pfusion.core.schemes import Seat
 from p2pfusion.errors import TooFewPeers, Unreachable
 from p2pfusion.node.entering import enter
-from p2pfusion.node.rounds import OUTRUN_ROUNDS, Rounds, coverage
+from p2pfusion.node.reporting import Awaited, Reporting, coverage
+from p2pfusion.node.rounds import OUTRUN_ROUNDS, Rounds
 from p2pfusion.seams import Reply, Request
+from p2pfusion.sim.light import light_learner
+from p2pfusion.sim.links import LinkModel
 from p2pfusion.sim.loop import run
+from p2pfusion.sim.world import Scenario, World, simulate
 from p2pfusion.swarm.membership import View
 from p2pfusion.wire.messages import ContributionId, Role
 from tests.node.parts import BLUEPRINT, SLICES, WHOLE, Parts, Wire, at_work, copied, grown, ones, parts, until
@@ -46,7 +51,10 @@ async def ready_s(one: Parts, round_: int = 1) -> float:
     expected = one.state.membership.view(begin_s).trainers()
     others = [peer_ for peer_ in expected if peer_ != one.me]
     one.state.cadence.published(round_, others, one.state.arrived(round_), begin_s)
-    await rounds(one)[0]._until_ready(round_, begin_s, expected)
+    subject = rounds(one)[0]
+    subject._awaited.append(Awaited(Published(WHOLE, 0.0, 1), round_, expected, begin_s, begin_s))
+    await subject._until_s(begin_s + one.state.config.cadence.round_min_s)
+    await subject._leave(0, begin_s)
     return one.state.now_s() - begin_s
 
 
@@ -308,17 +316,44 @@ def test_the_seat_is_my_place_among_those_who_train():
 def test_a_head_is_named_by_its_chain_and_its_open_sets():
     async def main() -> None:
         one, other = parts(), parts(index=2)
-        names = [rounds(one)[0]._head()]
+        names = [Reporting(one.state)._head()]
         for author in (one, other):
             entry = await author.publish(np.asarray(ones(), np.float32))
             assert entry is not None
             copied(entry, one)
-            names.append(rounds(one)[0]._head())
+            names.append(Reporting(one.state)._head())
         for entry in one.state.ledger.counted(1):
             copied(entry, other)
-        assert rounds(other)[0]._head() == names[-1]
+        assert Reporting(other.state)._head() == names[-1]
         seal(one.state.ledger)
-        names.append(rounds(one)[0]._head())
+        names.append(Reporting(one.state)._head())
         assert len(set(names)) == 4
 
     run(main)
+
+
+# -- training ahead ---------------------------------------------------------------------------------------------------
+
+
+SLOW = LinkModel(latency_s=0.005, jitter_s=0.0, access_bytes_per_s=250_000.0)
+
+
+@pytest.mark.parametrize(("ahead_rounds", "least", "most"), [(0, 0.4, 0.8), (1, 0.95, 1.0), (None, 0.8, 1.0)])
+def test_a_slow_network_does_not_make_the_training_wait(ahead_rounds, least, most):
+    """Four nodes whose contributions take a second or so to reach the others, at rounds of two seconds."""
+    moments: list[tuple[float, float]] = []
+
+    def watch(world: World, index: int) -> None:
+        busy_s = world.machines[0].compute.busy_s["train"]
+        if busy_s and (not moments or moments[-1][1] != busy_s):
+            moments.append((world.now_s, busy_s))
+
+    cadence = CadenceConfig(round_min_s=0.0, adapt_steps=False, ahead_rounds=ahead_rounds)
+    scenario = Scenario(nodes=4, rounds=12, rate=1.0, link=SLOW, cadence=cadence)
+    result = simulate(scenario, light_learner(width=200, cost_s=2.0), 3, watch=watch)
+    (first_s, first_busy_s), (last_s, last_busy_s) = moments[0], moments[-1]
+    assert least <= (last_busy_s - first_busy_s) / (last_s - first_s) <= most + 0.001
+    assert len(frozenset(result.model_hashes)) == 1
+    rounds_told = [event.round for event in result.outcomes[0].reports]
+    assert rounds_told == sorted(frozenset(rounds_told)), "each round is told once, the last ones too"
+    assert rounds_told[-1] == 12

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from p2pfusion.algorithms.base import Traffic
 from p2pfusion.config import LINK_IDS_MAX, LINKS_BYTES_MAX, LINKS_PER_REPLY_MAX
+from p2pfusion.node import traffic
 from p2pfusion.node.snapshots import take
 from p2pfusion.seams import Reply, Request
 from p2pfusion.sim.loop import run
 from p2pfusion.wire.codec import decode_contribution, decode_gossip, decode_links, decode_snapshot, next_chain
 from p2pfusion.wire.messages import Link
-from tests.node.parts import BLUEPRINT, Parts, ones, parts
-from tests.swarm.made import link_after, seal
+from tests.node.parts import BLUEPRINT, Parts, Wire, ones, parts
+from tests.swarm.made import link_after, peer, seal
 
 UNKNOWN = "ab" * 32
 
@@ -182,5 +186,55 @@ def test_gossip_is_answered_in_kind():
         assert [p.id for p in one.state.membership.view(0.0).peers] == [other.me]
         assert one.state.bytes_received == len(body)
         assert one.state.bytes_sent == len(reply.body)
+
+    run(main)
+
+
+# -- accounts ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_served_is_accounted_by_kind_to_the_member_who_asks():
+    async def main() -> None:
+        one, other = parts(), parts(index=2)
+        entry = await one.publish(ones())
+        assert entry is not None
+        one.meet(other)
+        path = f"/v1/contributions/{entry.id.hex()}"
+        segment = await one.serving.handle(Request("GET", f"{path}/0", sender=other.me))
+        manifest = await one.serving.handle(Request("GET", path, sender=other.me))
+        missing = await one.serving.handle(Request("GET", f"{path}/1", sender=other.me))
+        assert one.state.accounts.by_peer() == {
+            other.me: Traffic(
+                payload_sent=len(segment.body), header_sent=len(manifest.body) + len(missing.body), calls_received=3
+            )
+        }
+
+    run(main)
+
+
+@pytest.mark.parametrize("sender", [b"", b"short", peer(9)])
+def test_who_is_no_member_has_no_line_of_their_own(sender):
+    one = parts()
+    run(lambda: one.serving.handle(Request("GET", "/v1/links", query="from=0", sender=sender)))
+    assert list(one.state.accounts.by_peer()) == [traffic.UNKNOWN]
+
+
+def test_segments_inside_gossip_are_payload_at_both_ends():
+    async def main() -> None:
+        wire = Wire()
+        async with asyncio.TaskGroup() as group:
+            one, other = parts(wire, group=group), parts(wire, index=2, group=group)
+            one.meet(other)
+            other.meet(one)
+            entry = await one.publish(ones())
+            assert entry is not None
+            size_bytes = sum(len(segment or b"") for segment in entry.segments)
+            one.gossiping._spawn(other.me, (entry.id,))
+        sent, received = one.state.accounts.by_peer()[other.me], other.state.accounts.by_peer()[one.me]
+        assert (sent.payload_sent, sent.payload_received) == (size_bytes, 0)
+        assert (received.payload_received, received.payload_sent) == (size_bytes, 0)
+        assert (sent.gossip_sent, sent.gossip_received) == (received.gossip_received, received.gossip_sent)
+        assert sent.gossip_sent > 0
+        assert sent.sent == len(wire.calls[0][1].body)
 
     run(main)

@@ -8,6 +8,7 @@ from statistics import median
 
 import pytest
 
+from p2pfusion.algorithms.base import Traffic
 from p2pfusion.sim.faults import Crash, Partition
 from p2pfusion.sim.statistics import Statistics
 from p2pfusion.sim.tally import _percentile
@@ -34,6 +35,13 @@ def test_a_calm_run_counts_everything_and_nothing_else():
     assert stats.agreed_s < 5.0
     assert 0 < stats.messages < result.packets
     assert stats.sent_bytes >= sum(outcome.done.bytes_sent for outcome in result.survivors())
+    kinds = (stats.payload_bytes, stats.header_bytes, stats.gossip_bytes)
+    assert 0 < sum(kinds) <= stats.sent_bytes
+    done = sum((outcome.done.traffic for outcome in result.survivors()), Traffic())
+    assert all(
+        all_ >= told for all_, told in zip(kinds, (done.payload_sent, done.header_sent, done.gossip_sent), strict=True)
+    )
+    assert stats.payload_bytes > 0 < stats.gossip_bytes
 
 
 def test_work_that_dies_with_its_author_is_an_orphan_or_lost():

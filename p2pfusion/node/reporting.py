@@ -1,0 +1,94 @@
+"""What a node tells of a finished round: who was heard, what it covered, which bytes it took.
+
+It reads the node's state and changes nothing in it; when a round is finished `rounds` says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from blake3 import blake3
+
+from p2pfusion.algorithms.base import Published, RoundReport, Traffic
+from p2pfusion.core.submodel import SubModel, scatter
+from p2pfusion.node.state import State
+from p2pfusion.wire.messages import PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class Awaited:
+    """A round of mine: what I published, when I began and ended training it, and who trained then."""
+
+    published: Published
+    round: int
+    expected: tuple[PeerId, ...]
+    begin_s: float
+    trained_s: float
+
+
+class Reporting:
+    """Makes the `RoundReport`s of one node; counters are told since the last one."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._reported = Traffic()
+        self._reported_late = 0
+
+    async def report(self, awaited: Awaited, waited_s: float) -> None:
+        """Tell what became of a round of mine; `waited_s` is how long the executor stood still for it."""
+        state, published, round_ = self._state, awaited.published, awaited.round
+        covered = await self._coverage(round_)
+        arrived = state.arrived(round_)
+        heard = sum(peer in arrived for peer in awaited.expected)
+        total, late = state.accounts.total(), state.late
+        traffic, late_now = total - self._reported, late - self._reported_late
+        self._reported, self._reported_late = total, late
+        state.events.add(
+            RoundReport(
+                round=round_,
+                sub_model=published.sub_model,
+                share=published.sub_model.share(state.blueprint),
+                loss=published.loss,
+                heard=heard,
+                missing=len(awaited.expected) - heard,
+                late=late_now,
+                coverage=covered,
+                patience_s=state.cadence.patience_s,
+                bytes_sent=traffic.sent,
+                bytes_received=traffic.received,
+                head=self._head(),
+                tip_round=state.ledger.tip.round,
+                model_hash=state.model_hash.hex(),
+                peers=len(state.membership.view(state.now_s()).peers) + 1,
+                accuracy=state.accuracy,
+                steps=published.steps,
+                seconds={"train": awaited.trained_s - awaited.begin_s, "wait": waited_s},
+                traffic=traffic,
+            )
+        )
+
+    def _head(self) -> str:
+        """Names the head without computing it: equal chain and equal open sets give equal bits."""
+        parts = [self._state.ledger.tip.chain]
+        for counting in self._state.ledger.open_rounds():
+            parts += [entry.id for entry in counting.work]
+            parts += [counting.graft.id] if counting.graft is not None else []
+        return blake3(b"".join(parts)).hexdigest()
+
+    async def _coverage(self, round_: int) -> float:
+        """Share of parameters that at least one contribution to the round touched."""
+        state, ledger = self._state, self._state.ledger
+        entries = ledger.counted(round_) if round_ > ledger.tip.round else ledger.sealed_entries(round_) or ()
+        sub_models = [entry.manifest.sub_model for entry in entries]
+        return await state.doors.compute.run(lambda: coverage(state, sub_models), lane="fold")
+
+
+def coverage(state: State, sub_models: list[SubModel]) -> float:
+    """Share of the model's elements in at least one of these sub-models."""
+    if state.blueprint.whole() in sub_models:
+        return 1.0
+    touched = np.zeros(state.blueprint.size, np.float32)
+    for sub_model in sub_models:
+        scatter(state.blueprint, touched, sub_model, 1.0)
+    return float(touched.mean())
