@@ -17,6 +17,9 @@ from p2pfusion.errors import ConfigError
 HEADER_BYTES = 256
 """Charged to the link for each packet besides its body: about what an HTTP request or reply head takes."""
 
+SMALL_BYTES = 16 << 10
+"""Of a body that hardly waits at a busy access: connections share it fairly, and this one is soon through."""
+
 Fate = Literal["sent", "arrived", "lost", "late", "cut", "held"]
 """`lost` by chance or on a clogged link, `late`: not sent in full when the caller gave up, `cut` by a crash, a lid or a
 partition, `held` at a wall until it falls."""
@@ -26,6 +29,7 @@ partition, `held` at a wall until it falls."""
 class LinkModel:
     """One direction between two hosts. Jitter is uniform in [0, jitter_s); the defaults are a calm 100 Mbit/s LAN.
 
+    `access_bytes_per_s` is what a host's own access (its Wi-Fi) carries each way, all its links together (None: all).
     `loss`, `duplication` and `reordering` are shares of the packets, 0 to 1. One that is reordered arrives up to
     `reordering_s` later, others passing it; the second copy of one that is duplicated likewise.
     """
@@ -34,6 +38,7 @@ class LinkModel:
     jitter_s: float = 0.001
     loss: float = 0.0
     bandwidth_bytes_per_s: float = 12_500_000.0
+    access_bytes_per_s: float | None = None
     duplication: float = 0.0
     reordering: float = 0.0
     reordering_s: float = 0.05
@@ -41,7 +46,9 @@ class LinkModel:
     def __post_init__(self) -> None:
         for item in fields(self):
             value = getattr(self, item.name)
-            if not value >= 0 or (item.name == "bandwidth_bytes_per_s" and value == 0):
+            if item.name == "access_bytes_per_s" and value is None:
+                continue
+            if not value >= 0 or (item.name in ("bandwidth_bytes_per_s", "access_bytes_per_s") and value == 0):
                 raise ConfigError(f"LinkModel.{item.name} = {value!r}: must be 0 or above, bandwidth above 0")
         for name in ("loss", "duplication", "reordering"):
             if getattr(self, name) > 1:
@@ -98,3 +105,16 @@ class Link:
         """When a packet that would arrive then does arrive: not before the one that left before it."""
         self.arrived_s = max(self.arrived_s, moment_s)
         return self.arrived_s
+
+
+class Access(Link):
+    """What all links of one host share, in one direction: in turn, but who has little to send waits for nobody."""
+
+    __slots__ = ()
+
+    def transmit(self, now_s: float, duration_s: float, give_up_s: float, *, is_small: bool = False) -> float | None:
+        """See `Link.transmit`; a small one takes its time from those who wait."""
+        if not is_small:
+            return super().transmit(now_s, duration_s, give_up_s)
+        self.free_s = max(self.free_s, now_s) + duration_s
+        return now_s + duration_s if now_s + duration_s <= give_up_s else None

@@ -21,7 +21,8 @@ cancelled does not cancel it, just as aiohttp's server goes on with a request wh
 All chance comes from the given generator, two draws a packet (six where packets come twice or out of order), drawn as
 packets leave; nothing iterates a set. So one seed is one history on a `VirtualLoop`. Faults are made here and never in
 a node: `crash`, `sever`, `blocked`, `held`, `clog`, `deafen`. This module knows neither nodes nor what the bytes mean.
-The model of a link is ours and simple: what leaves one host on two links does not share an antenna.
+The model of a link is ours and simple: what leaves one host on two links shares an antenna only where the link names
+an `access_bytes_per_s`, and then in turns, large ones one after another.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from typing import Self
 from p2pfusion.errors import ConfigError, DeadlineExceeded, LocalError, PortError, Unreachable, WireError
 from p2pfusion.seams import Handler, Reply, Request
 from p2pfusion.sim.hosts import Call, Host
-from p2pfusion.sim.links import HEADER_BYTES, Fate, Link, LinkModel, Packet, Trace, Traffic
+from p2pfusion.sim.links import HEADER_BYTES, SMALL_BYTES, Access, Fate, Link, LinkModel, Packet, Trace, Traffic
 from p2pfusion.sim.obstacles import Obstacles
 from p2pfusion.wire.routes import reply_bytes_max
 
@@ -51,6 +52,7 @@ CALLS_IN_FLIGHT_MAX = 64
 """Calls of one host that run at once; more wait for their turn under their deadline, as in an HTTP client's pool."""
 CALLS_PER_PEER_MAX = 8
 """The same towards one peer, so that a silent peer holds up calls to itself alone."""
+UP, DOWN = "up", "down"
 NOWHERE = 0
 """The host behind every address that nobody has: it refuses."""
 
@@ -78,6 +80,7 @@ class Network(Obstacles):
         self._context = copy_context()  # packets travel on when their sender stands still
         self._numbers: dict[str, int] = {}
         self._links: dict[tuple[int, int], Link] = {}
+        self._accesses: dict[tuple[int, str], Access] = {}
         self._group: asyncio.TaskGroup | None = None
 
     async def __aenter__(self) -> Self:
@@ -167,6 +170,8 @@ class Network(Obstacles):
         link = self._links.setdefault(pair, Link())
         duration_s = (packet.size_bytes + HEADER_BYTES) / model.bandwidth_bytes_per_s
         left_s = link.transmit(loop.time(), duration_s, give_up_s)
+        if left_s is not None and model.access_bytes_per_s is not None:
+            left_s = self._passed(packet, model.access_bytes_per_s, left_s, give_up_s)
         if left_s is None:
             return self._note("late", packet)
         if source := self._hosts.get(packet.source):
@@ -182,6 +187,18 @@ class Network(Obstacles):
             self._deliver_at(arrives_s + odds[3] * model.reordering_s, packet, arrive)
         else:
             self._deliver_at(link.arrival(arrives_s), packet, arrive)
+
+    def _passed(self, packet: Packet, bytes_per_s: float, begin_s: float, give_up_s: float) -> float | None:
+        """When the last byte is through the sender's access, and then the receiver's; None if the caller gives up."""
+        duration_s = (packet.size_bytes + HEADER_BYTES) / bytes_per_s
+        is_small = packet.size_bytes <= SMALL_BYTES
+        for end in ((packet.source, UP), (packet.target, DOWN)):
+            access = self._accesses.setdefault(end, Access())
+            left_s = access.transmit(begin_s, duration_s, give_up_s, is_small=is_small)
+            if left_s is None:
+                return None
+            begin_s = left_s - duration_s  # what has left the one end is passing the other meanwhile
+        return begin_s + duration_s
 
     def _deliver_at(self, moment_s: float, packet: Packet, arrive: Callable[[], None]) -> None:
         asyncio.get_running_loop().call_at(moment_s, self._arrive, packet, arrive, context=self._context)

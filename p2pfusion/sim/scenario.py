@@ -44,6 +44,7 @@ class Scenario:
     """Simulated rounds follow each other without a least time between them."""
     run: RunConfig = field(default_factory=RunConfig)
     codec: str = "fp32"
+    codec_density: float = 0.01
     min_peers: int | None = None
     """None: everybody who is there from the start; who comes later or again needs one other."""
     speeds: tuple[float, ...] = ()

@@ -192,6 +192,7 @@ class World:
             min_peers=self._min_peers(is_first=machine.lives == 0 and scenario.starts_s()[index] == 0),
             until_rounds=scenario.rounds,
             codec=scenario.codec,
+            codec_density=scenario.codec_density,
         )
         self.nodes[index] = node = Node(
             config,

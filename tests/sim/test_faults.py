@@ -111,8 +111,10 @@ def test_two_halves_train_on_and_are_one_again():
 
 def test_what_a_wall_held_does_no_harm_when_it_comes():
     held = Partition(from_s=6.0, to_s=20.0, parts=2, hold=True)
-    result = play(replace(CALM, rounds=70, partitions=(held,)))
-    assert result.stats.in_chain == result.stats.published
+    stats = play(replace(CALM, rounds=70, partitions=(held,))).stats
+    # What was published in the moment of the heal may come too late for a round that most have sealed: a residual.
+    assert stats.published - stats.in_chain == stats.too_late <= 3
+    assert stats.lost == stats.orphans == 0
 
 
 def test_a_one_way_partition_ends_as_one():

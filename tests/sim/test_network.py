@@ -152,6 +152,34 @@ def test_bandwidth_is_shared_in_turn_by_one_direction_of_one_pair():
     run(main)
 
 
+NARROW = LinkModel(latency_s=0.0, jitter_s=0.0, bandwidth_bytes_per_s=float("inf"), access_bytes_per_s=100_000.0)
+LARGE = post(b"x" * (50_000 - HEADER_BYTES))
+
+
+@pytest.mark.parametrize("calls", [((1, 2), (1, 3), (1, 4)), ((2, 1), (3, 1), (4, 1))])
+def test_all_links_of_a_host_share_its_access(calls):
+    async def main() -> None:
+        async with World(NARROW, hosts=4) as world, asyncio.TaskGroup() as group:
+            for source, target in calls:
+                group.create_task(world.call(source, target, LARGE))
+        arrivals = sorted(at_s for at_s, fate, kind, _ in world.events if (fate, kind) == ("arrived", "request"))
+        assert arrivals == pytest.approx([0.5, 1.0, 1.5])
+
+    run(main)
+
+
+def test_who_has_little_to_send_hardly_waits_at_a_busy_access():
+    async def main() -> None:
+        async with World(NARROW, hosts=3) as world:
+            busy = asyncio.create_task(world.call(1, 2, LARGE))
+            await asyncio.sleep(0.1)
+            await world.call(1, 3, PING)
+            assert now_s() == pytest.approx(0.1 + 2 * HEADER_BYTES / 100_000)
+            await busy
+
+    run(main)
+
+
 def test_a_link_stops_sending_for_a_caller_who_gave_up():
     async def main():
         link = LinkModel(latency_s=0.0, jitter_s=0.0, bandwidth_bytes_per_s=1000)

@@ -135,7 +135,9 @@ def test_after_a_long_cut_the_lighter_side_switches_and_a_graft_keeps_its_work()
     losers = [index for index, outcome in enumerate(result.outcomes) if outcome.warned("switched")]
     assert losers in ([0, 1, 2], [3, 4, 5])
     assert (result.stats.forks, result.stats.grafts) == (1, 1)
-    assert result.stats.in_chain == result.stats.published
+    # Published in the moment of the heal, some may come too late for a round that most have sealed: a residual.
+    assert result.stats.published - result.stats.in_chain == result.stats.too_late <= 3
+    assert result.stats.lost == result.stats.orphans == 0
 
 
 def test_a_cut_that_outlasts_the_run_leaves_two_whole_chains():
