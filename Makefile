@@ -17,9 +17,8 @@ SEEDS ?= 200
 LEDGER_SEEDS ?= 1000
 KILLS ?= 20
 BUSY_S ?= 60
-BENCHES := $(sort $(wildcard bench/*.py))
 
-.PHONY: help setup demo test lint soak bench clean
+.PHONY: help setup demo test lint soak bench bench-peers clean
 
 help:
 	@echo "make setup   make .venv with everything in it"
@@ -27,7 +26,8 @@ help:
 	@echo "make test    the whole test suite"
 	@echo "make lint    style and types"
 	@echo "make soak    hours of faults: SEEDS=$(SEEDS) LEDGER_SEEDS=$(LEDGER_SEEDS) KILLS=$(KILLS) BUSY_S=$(BUSY_S)"
-	@echo "make bench   what a slice costs, measured here"
+	@echo "make bench   measure this project: about half an hour, writes bench/results and BENCHMARKS.md"
+	@echo "make bench-peers  the same beside hivemind, Flower, p2pfl and gloo: about half an hour, 3 GB of packages"
 	@echo "make clean   remove what these made"
 
 setup: $(READY)
@@ -77,9 +77,14 @@ soak: setup
 		tests/e2e/test_restart.py tests/e2e/test_busy.py tests/e2e/test_churn.py
 	$(PYTHON_IN_VENV) -m p2pfusion simulate churn --task light --nodes 64 --seeds $(SEEDS) --out soak/
 
+# One program after the other, each with a time limit; nothing is left running, also after Ctrl-C. Let it have the
+# machine for itself. `python -m bench.run --only NAME ...` runs some of them, `--list` says which there are.
 bench: setup
-	@for file in $(BENCHES); do echo "$$file"; $(PYTHON_IN_VENV) "$$file" || exit 1; done
+	$(PYTHON_IN_VENV) -m bench.run
+
+bench-peers: setup
+	TORCH_ARGUMENTS="$(TORCH_ARGUMENTS)" $(PYTHON_IN_VENV) -m bench.run --peers
 
 clean:
-	rm -rf $(VENV) build dist soak .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .bench build dist soak .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

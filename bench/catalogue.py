@@ -1,0 +1,117 @@
+"""All benches, in the order in which `bench.run` runs them: command, time limit, and what the figures should be.
+
+A bench prints lines of JSON on standard output; `bench.run` keeps them and `bench.report` makes a table of them. To add
+one, add a row. Goals are those of the issue that asked for speed; their paths name fields of a bench's first line.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bench.cohort import ROOT
+from bench.tables import Goal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """One bench. `command` follows the Python: a script's path, or `-m` and a module, then options."""
+
+    name: str
+    title: str
+    command: tuple[str, ...]
+    limit_s: float = 600.0
+    goals: tuple[Goal, ...] = ()
+    is_peer: bool = False
+    """It needs the environments of `bench.peers.environments`."""
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is such a program."""
+        if self.command[0] == "-m":
+            return (ROOT / self.command[1].replace(".", "/")).with_suffix(".py").exists()
+        return (ROOT / self.command[0]).exists()
+
+
+def codec_goals(when: str) -> tuple[Goal, ...]:
+    """Encode and decode together, GB/s of float32 per core."""
+    return (
+        Goal(f"int8, encode and decode{when}, GB/s per core", "rows.int8.both_gb_per_s", "at least", 1.0),
+        Goal(f"top-k of 1 %, the same{when}, GB/s per core", "rows.topk 1 %.both_gb_per_s", "at least", 0.3),
+    )
+
+
+BENCHES = (
+    Bench(
+        name="averaging_ours",
+        title="Averaging, without other projects",
+        command=("-m", "bench.averaging", "--name", "averaging_ours", "--systems", "ours", "gloo", "limits"),
+        limit_s=1200,
+    ),
+    Bench(
+        name="averaging",
+        title="Averaging, beside hivemind and gloo",
+        command=("-m", "bench.averaging"),
+        limit_s=2400,
+        is_peer=True,
+    ),
+    Bench(
+        name="averaging8",
+        title="Averaging among eight, more than two cores can serve fairly",
+        command=(
+            *("-m", "bench.averaging", "--name", "averaging8", "--peers", "8", "--millions", "10", "--repeats", "3"),
+            *("--settings", "fp32/1", "fp32/0.5", "int8/1", "int8/0.5", "none/0.5", "uniform8/0.5", "fp32", "stream"),
+        ),
+        limit_s=900,
+        is_peer=True,
+    ),
+    Bench(
+        name="rounds",
+        title="Rounds of a null model, beside hivemind, Flower and p2pfl",
+        command=("-m", "bench.rounds"),
+        limit_s=1500,
+        is_peer=True,
+    ),
+    Bench(name="codecs", title="Codecs", command=("bench/codecs.py",), goals=codec_goals("")),
+    Bench(
+        name="codecs_busy",
+        title="Codecs while another process keeps both cores busy",
+        command=("bench/codecs.py", "--busy", "2"),
+        goals=codec_goals(" while both cores are busy"),
+    ),
+    Bench(name="codecs_feedback", title="Bytes to the same error", command=("bench/codecs.py", "--feedback")),
+    Bench(
+        name="fold",
+        title="Folding",
+        command=("bench/fold.py",),
+        goals=(
+            Goal("fold of 50 M parameters from 4, times reading and writing once", "whole.to_memory", "at most", 3.0),
+        ),
+    ),
+    Bench(
+        name="transport",
+        title="Segments over loopback",
+        command=("-m", "bench.transport"),
+        goals=(
+            Goal("64 MiB in segments, speed over that of one plain body", "contribution.ratio", "at least", 0.8),
+            Goal("event loop's lag meanwhile, p99, ms", "contribution.lag_ms.p99", "at most", 50.0),
+        ),
+    ),
+    Bench(
+        name="idle",
+        title="A swarm that does nothing",
+        command=("bench/idle.py",),
+        goals=(
+            Goal("idle, bytes sent per second and node", "trees.this tree.sent_bytes_per_s", "at most", 1024),
+            Goal("idle, bytes received per second and node", "trees.this tree.received_bytes_per_s", "at most", 1024),
+            Goal("idle, per cent of a core per node", "trees.this tree.cpu_percent", "at most", 1.0),
+        ),
+    ),
+    Bench(name="learning", title="Learning per byte", command=("-m", "bench.learning"), limit_s=3600),
+    Bench(name="overlap", title="The executor trains all the time", command=("-m", "bench.overlap"), limit_s=1800),
+    Bench(name="startup", title="From the command to the first training step", command=("bench/startup.py",)),
+    Bench(name="codec_cost", title="Encoding and decoding messages", command=("bench/codec_cost.py",)),
+    Bench(name="slice_cost", title="What a slice costs", command=("bench/slice_cost.py",)),
+    Bench(name="sim_loop", title="The simulator's loop", command=("bench/sim_loop.py",)),
+    Bench(name="sim_scale", title="The simulator with many nodes", command=("bench/sim_scale.py",)),
+    Bench(name="bias", title="Who is slow, and whose data the model learns", command=("bench/bias.py",)),
+)
