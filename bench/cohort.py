@@ -118,7 +118,7 @@ class Child:
     """One process that answers lines (`bench.peers.talk`)."""
 
     def __init__(self, command: Sequence[str], log: Path, extra: Mapping[str, str] | None = None) -> None:
-        environment = {**os.environ, **ONE_THREAD, **(extra or {})}
+        environment = {**os.environ, **ONE_THREAD, "PYTHONPATH": str(ROOT), **(extra or {})}
         log.parent.mkdir(parents=True, exist_ok=True)
         self._log = log.relative_to(ROOT) if log.is_relative_to(ROOT) else log
         with log.open("ab") as errors:
@@ -127,7 +127,7 @@ class Child:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                cwd=ROOT,
+                cwd=log.parent,  # some write into the folder they start in
                 env=environment,
                 start_new_session=True,
                 preexec_fn=_die_with_parent,
