@@ -201,6 +201,13 @@ def summary(runs: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         yield line
 
 
+def best(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Of the rows that end at most half a point below our own float32, the one with the fewest bytes."""
+    fair = [line for line in lines if (points := line["final_points_to_own_fp32"]) is not None and points >= -0.5]
+    chosen = max(fair, key=lambda line: line["times_fewer_than_fedavg"], default={})
+    return {"bench": "learning", "data": lines[0]["summary"], "best": chosen}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", choices=("digits", "fashion"), default="digits")
@@ -211,6 +218,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=ROWS)
     parser.add_argument("--images", default=str(IMAGES), help="folder with load.py, for fashion")
     options = parser.parse_args()
+    if options.data == "fashion" and not Path(options.images, "load.py").exists():
+        print(json.dumps({"left_out": "Fashion-MNIST is not here: name its folder with --images"}))
+        return
     works = [
         Work(options.data, row, seed, options.rounds, options.round_s, options.images)
         for seed in range(options.seeds)
@@ -221,7 +231,8 @@ def main() -> None:
         for run in pool.map(measure, works):
             runs.append(run)
             print(json.dumps({key: value for key, value in run.items() if key != "points"}), flush=True)
-    for line in summary(runs):
+    lines = list(summary(runs))
+    for line in (*lines, best(lines)):
         print(json.dumps(line), flush=True)
 
 

@@ -101,11 +101,13 @@ def averaging_verdicts(size: tuple[int, int], settings: Mapping[str, Rows]) -> I
             continue
         for rate, bound in (("1", 1.0), ("0.5", SLICE_SHARE), ("0.25", SLICE_SHARE)):
             mine = settings.get(f"ours {codec}/{rate}")
-            found = ratio(mine, good[best], "seconds") if mine else None
+            if not mine:
+                continue
+            found = ratio(mine, good[best], "seconds")
             what = "whole model" if rate == "1" else f"slices at rate {rate}"
             text = f"{where}, {what}: time over that of {best}"
             yield text, f"at most {number(bound)}", number(found), short_by(found, "at most", bound)
-            if rate != "1" and mine:
+            if rate != "1":
                 less = (median_of(mine, "bytes_per_node") or 0.0) / (median_of(good[best], "bytes_per_node") or 1.0)
                 yield (
                     f"{where}, {what}: bytes per node over its",

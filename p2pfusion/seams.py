@@ -51,8 +51,10 @@ class Transport(Protocol):
     async def call(self, address: str, request: Request, *, deadline_s: float, into: memoryview | None = None) -> Reply:
         """Send one request and return the reply, whatever its status.
 
-        With `into`, a body of status 200 is streamed there and must fill it exactly; the reply's `body` is then `into`.
-        Raises `Unreachable`, `DeadlineExceeded`, or `WireError` for an answer that is too long or short.
+        With `into`, for a GET only, a body of status 200 is streamed there and must fill it exactly; the reply's `body`
+        is then `into`.
+        Raises `Unreachable`, `DeadlineExceeded`, or `WireError` for an answer that is too long or short; `LocalError`
+        for a buffer without a GET.
         """
         ...
 

@@ -74,13 +74,15 @@ class HttpTransport:
             raise Unreachable(f"{address[: addresses.ADDRESS_CHARS_MAX]!r} is not dialled: {error}") from None
         if not (_PATH.fullmatch(request.path) and _QUERY.fullmatch(request.query)):
             raise LocalError(f"not a path and query of the protocol: {request.path!r}, {request.query!r}")
+        if into is not None and request.method != "GET":
+            raise LocalError(f"only a GET has a buffer to go to, not a {request.method}")
         target = f"{request.path}?{request.query}" if request.query else request.path
         place = addresses.join(ip, port)
         try:
             async with asyncio.timeout(deadline_s):
-                if into is not None and request.method == "GET":
+                if into is not None:
                     return await self._get((str(ip), port), place, target, request, into)
-                return await self._exchange(URL(f"http://{place}{target}", encoded=True), request, into)
+                return await self._exchange(URL(f"http://{place}{target}", encoded=True), request)
         except TimeoutError:
             raise DeadlineExceeded(f"{address}: no answer within {deadline_s:g} s") from None
         except aiohttp.ClientResponseError as error:
@@ -128,7 +130,7 @@ class HttpTransport:
         reply = await self._direct.get(to, said, into.cast("B"), routes.reply_bytes_max(request.path, 404))
         return Reply(200, into) if reply.status == 200 else reply
 
-    async def _exchange(self, url: URL, request: Request, into: memoryview | None) -> Reply:
+    async def _exchange(self, url: URL, request: Request) -> Reply:
         headers: dict[str, str] = {hdrs.ACCEPT_ENCODING: "identity"}
         if request.sender:
             headers[SENDER] = request.sender.hex()
@@ -138,7 +140,7 @@ class HttpTransport:
             request.method, url, data=await self._outgoing(request), headers=headers, allow_redirects=False
         ) as response:
             try:
-                return await self._reply(response, request.path, into)
+                return await self._reply(response, request.path)
             except WireError:
                 response.close()  # never read the rest of what we refused
                 raise
@@ -159,14 +161,11 @@ class HttpTransport:
             )
         return self._session
 
-    async def _reply(self, response: aiohttp.ClientResponse, path: str, into: memoryview | None) -> Reply:
+    async def _reply(self, response: aiohttp.ClientResponse, path: str) -> Reply:
         """Read an answer within its limits. Raises `WireError`."""
         if response.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
             raise WireError("the answer is encoded; nobody asked for that")
-        is_filling = into is not None and response.status == 200
         limit = routes.reply_bytes_max(path, response.status)
-        if into is not None and is_filling:
-            limit = into.nbytes
         if (response.content_length or 0) > limit:
             raise WireError(f"the answer has {response.content_length} bytes, the limit is {limit}")
         chunks: list[bytes] = []
@@ -177,12 +176,7 @@ class HttpTransport:
                 raise WireError(f"the answer has more than {limit} bytes")
             chunks.append(chunk)
             await self._receiving.wait(len(chunk), is_payload=is_payload)
-        if into is None or not is_filling:
-            return Reply(response.status, b"".join(chunks))
-        if received != limit:
-            raise WireError(f"the answer has {received} bytes instead of {limit}")
-        into.cast("B")[:] = b"".join(chunks)
-        return Reply(response.status, into)
+        return Reply(response.status, b"".join(chunks))
 
     async def _outgoing(self, request: Request) -> bytes | AsyncIterator[memoryview] | None:
         """Small bodies leave in one write with the headers, large ones in pieces so that the loop stays fair."""

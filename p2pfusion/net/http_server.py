@@ -34,6 +34,9 @@ FIRST_PIECE_BYTES = 16 << 10
 PAYLOAD_BYTES_PER_S_MIN = 128 << 10
 """Under a limit so few segments leave at a time that each gets this much: twice the slowest rate that those who wait
 for one are content with. The others hear that we are busy, and come back or ask somebody else."""
+STALLED_S = 2.0
+"""So much longer than on the slowest link a piece of a limited answer may wait for its caller: who takes nothing does
+not use the limit, and others have the place."""
 BODY_BYTES_PER_S_MIN = 256 << 10
 """Large bodies get this much longer than the plain deadline; slower links cannot take part in split training anyway."""
 LOGGED_MAX = 64
@@ -50,6 +53,52 @@ class _Refusal(Exception):
         self.status = status
 
 
+class _PayloadPlaces:
+    """Of the answers that share a limit, as many at a time as leave each what it needs to be in time."""
+
+    def __init__(self, sending: Throttle) -> None:
+        self._sending = sending
+        self._taken = 0
+
+    def take(self) -> bool:
+        if self._taken > 0 and self._sending.seconds((self._taken + 1) * PAYLOAD_BYTES_PER_S_MIN) > 1:
+            return False
+        self._taken += 1
+        return True
+
+    def give_back(self) -> None:
+        self._taken -= 1
+
+
+class _PayloadPlace:
+    """The place of one answer: others may have it while the caller takes nothing."""
+
+    def __init__(self, places: _PayloadPlaces) -> None:
+        """Raises `_Refusal` when all places are taken."""
+        self._places = places
+        self._is_held = places.take()
+        if not self._is_held:
+            raise _Refusal(503)
+
+    def give_back(self) -> None:
+        """Harmless when called twice."""
+        if self._is_held:
+            self._is_held = False
+            self._places.give_back()
+
+    async def write(self, response: web.StreamResponse, piece: memoryview) -> None:
+        """Raises `TimeoutError` when the caller stalled for so long that others have all places now."""
+        patience_s = STALLED_S + 2 * piece.nbytes / PAYLOAD_BYTES_PER_S_MIN
+        timer = asyncio.get_running_loop().call_later(patience_s, self.give_back)
+        try:
+            await response.write(piece)
+        finally:
+            timer.cancel()
+        self._is_held = self._is_held or self._places.take()
+        if not self._is_held:
+            raise TimeoutError
+
+
 class HttpServer:
     """Listens on one address and passes every `/v1/` request within the limits to one handler."""
 
@@ -58,7 +107,7 @@ class HttpServer:
     ) -> None:
         """`sending` and `receiving` limit the bodies of answers and requests."""
         self._sending, self._receiving = sending or Throttle(None), receiving or Throttle(None)
-        self._payloads = 0
+        self._payload_places = _PayloadPlaces(self._sending)
         self._handler = handler
         self._limits = limits
         self._in_flight = 0
@@ -92,10 +141,11 @@ class HttpServer:
             try:
                 length = _admit(request)
                 path, query = request.rel_url.raw_path, _query(request)
-                with self._place(length), self._payload_place(path):
+                with self._place(length):
                     body = await self._body(request, length)
-                    reply = await self._handle(Request(request.method, path, body, query, _sender(request)))
-                    return await self._send(request, reply)
+                    with self._payload_place(path) as place:
+                        reply = await self._handle(Request(request.method, path, body, query, _sender(request)))
+                        return await self._send(request, reply, place)
             except _Refusal as refusal:
                 return error_reply(refusal.status, unread=not request.content.is_eof())
 
@@ -113,18 +163,16 @@ class HttpServer:
             self._in_flight_bytes -= length
 
     @contextmanager
-    def _payload_place(self, path: str) -> Iterator[None]:
-        """Of the answers that share a limit, as many at a time as leave each what it needs to be in time."""
+    def _payload_place(self, path: str) -> Iterator[_PayloadPlace | None]:
+        """None for what never waits."""
         if not self._sending.is_limited or routes.kind(path) != "payload":
-            yield
+            yield None
             return
-        if self._payloads > 0 and self._sending.seconds((self._payloads + 1) * PAYLOAD_BYTES_PER_S_MIN) > 1:
-            raise _Refusal(503)
-        self._payloads += 1
+        place = _PayloadPlace(self._payload_places)
         try:
-            yield
+            yield place
         finally:
-            self._payloads -= 1
+            place.give_back()
 
     async def _body(self, request: web.BaseRequest, length: int) -> bytes:
         if length == 0:
@@ -157,7 +205,7 @@ class HttpServer:
             _log.error("the handler failed on %s /v1/%s; answered 500", request.method, kind[1], exc_info=error)
         raise _Refusal(500) from None
 
-    async def _send(self, request: web.BaseRequest, reply: Reply) -> web.StreamResponse:
+    async def _send(self, request: web.BaseRequest, reply: Reply, place: _PayloadPlace | None) -> web.StreamResponse:
         """Stream the answer in pieces. `reply`'s buffers must not change until it is out."""
         views = [memoryview(part).cast("B") for part in (reply.body, *reply.pieces) if len(part)]
         if reply.status in (204, 304):
@@ -172,7 +220,7 @@ class HttpServer:
                 await response.prepare(request)
                 for piece in _pieces(views, piece_bytes):
                     await self._sending.wait(piece.nbytes, is_payload=is_payload)
-                    await response.write(piece)
+                    await (response.write(piece) if place is None else place.write(response, piece))
                 await response.write_eof()
         except TimeoutError:
             if request.transport is not None:

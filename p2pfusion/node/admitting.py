@@ -5,12 +5,15 @@ Part of the talking task: `node.gossiping` brings what was said. It speaks to no
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from p2pfusion.config import OPEN_ROUNDS_MAX
+from p2pfusion.node.judging import LOOP_ELEMENTS_MAX, Judging, elements_of
 from p2pfusion.node.state import State
 from p2pfusion.swarm.gate import judge, judge_segment
 from p2pfusion.swarm.gossip import whole
+from p2pfusion.swarm.ledger import Entry
 from p2pfusion.wire.codec import contribution_id
 from p2pfusion.wire.messages import FLOOR_NEVER, Contribution, ContributionId, Gossip, Have, PeerId
 
@@ -18,28 +21,38 @@ REJECTED_MAX = 4096
 """Ids not worth asking for again: refused by the gate, or too late."""
 ACCUSED_MAX = 64
 """Peers told of for publishing two contributions to one round; so many copies say enough, and more stay untold."""
+BESIDE_ELEMENTS_MAX = 1 << 24
+"""Elements that travelled inside calls and wait to be judged beside the loop: half a second of work; beyond it segments
+are fetched as if they had not come. Each contribution counts as `LOOP_ELEMENTS_MAX` at least, so at most 256 wait."""
 
 
 class Admitting:
     """Judges manifests and remembers the refused."""
 
-    def __init__(self, state: State, pass_on: Callable[[ContributionId], None]) -> None:
-        """`pass_on` is called with each contribution that is new here."""
+    def __init__(self, state: State, pass_on: Callable[[ContributionId], None], group: asyncio.TaskGroup) -> None:
+        """`pass_on` is called with each contribution that is new here; in `group` runs what takes longer."""
         self._state = state
         self._pass_on = pass_on
+        self._group = group
+        self._judging = Judging(state.doors.compute, state.blueprint, group)
+        self._beside_elements = 0
         self._rejected: dict[ContributionId, int] = {}
         """Ids not worth asking for while the tip is at this round or above: 0 for ever, or the sealed one."""
         self._accused: dict[PeerId, None] = {}
 
     def absorb(self, message: Gossip) -> None:
         """What a member of my run says it made, brings or holds."""
-        segments = dict(message.inline)
+        segments, room_elements = dict(message.inline), LOOP_ELEMENTS_MAX
         for manifest in message.fresh:
-            self._absorb_manifest(manifest, message.sender, segments)
+            room_elements -= self._absorb_manifest(manifest, message.sender, segments, room_elements)
         self._absorb_haves(message.have, message.sender)
 
     def _absorb_haves(self, haves: tuple[Have, ...], sender: PeerId) -> None:
-        """Of most I have everything too: then all there is to learn is that the sender has."""
+        """Of most I have everything too: then all there is to learn is that the sender has.
+
+        Who is no member cannot be called, so nothing is wanted from it.
+        """
+        is_member = self._state.membership.report_of(sender) is not None
         state, entries = self._state, self._state.ledger.entries
         wholes: list[ContributionId] = []
         others: list[ContributionId] = []
@@ -50,28 +63,63 @@ class Admitting:
                 continue
             is_whole = entry is not None and have.bitmap == whole(entry.manifest)
             (wholes if is_whole else others).append(have.id)
-            if not self._is_rejected(have.id) and state.wanted.offer(have.id, sender, have.bitmap):
+            if is_member and not self._is_rejected(have.id) and state.wanted.offer(have.id, sender, have.bitmap):
                 state.bells["fetch"].ring()
         state.spoken.told_of(sender, others)
         state.spoken.told_of(sender, wholes, is_whole=True)
 
     def _absorb_manifest(
-        self, manifest: Contribution, sender: PeerId, segments: dict[ContributionId, tuple[bytes, ...]]
-    ) -> None:
+        self,
+        manifest: Contribution,
+        sender: PeerId,
+        segments: dict[ContributionId, tuple[bytes, ...]],
+        room_elements: int,
+    ) -> int:
+        """How many elements were judged on the loop: `room_elements` at most; more are judged beside it."""
         id_, ledger = contribution_id(manifest), self._state.ledger
         self._state.spoken.told_of(sender, [id_], is_whole=id_ in segments)
         if id_ in ledger.entries or self._is_rejected(id_) or not self.admit(id_, manifest):
+            return 0
+        entry, given, blueprint = ledger.entries[id_], segments.get(id_, ()), self._state.blueprint
+        elements = sum(elements_of(manifest, index, blueprint) for index in range(len(given)))
+        if elements > room_elements:
+            self._take_beside(entry, sender, given, max(elements, LOOP_ELEMENTS_MAX))
+            return 0
+        for index, data in enumerate(given):
+            if judge_segment(manifest, index, data, blueprint) is None:
+                self._put(entry, index, data)
+        self._want_rest(entry, sender)
+        return elements
+
+    def _take_beside(self, entry: Entry, sender: PeerId, given: tuple[bytes, ...], elements: int) -> None:
+        """Have the segments judged beside the loop if there is room to wait; else the sender holds what it sent."""
+        if self._beside_elements + elements > BESIDE_ELEMENTS_MAX:
+            self._state.wanted.offer(entry.id, sender, None)
+            self._state.bells["fetch"].ring()
             return
-        entry = ledger.entries[id_]
-        for index, data in enumerate(segments.get(id_, ())):
-            if (
-                index < len(entry.segments)
-                and judge_segment(manifest, index, data, self._state.blueprint) is None
-                and ledger.put(entry, index, data)
-            ):
-                self._state.completed(entry)
-        if sender == manifest.peer and not entry.is_complete:
-            self._state.wanted.offer(id_, sender, None)
+        self._beside_elements += elements
+        self._group.create_task(self._judge_beside(entry, sender, given, elements))
+
+    async def _judge_beside(self, entry: Entry, sender: PeerId, given: tuple[bytes, ...], elements: int) -> None:
+        try:
+            for index, data in enumerate(given):
+                reason = await self._judging.beside(entry.manifest, index, memoryview(data))
+                if self._state.ledger.entries.get(entry.id) is not entry:
+                    return  # sealed without it, or given up
+                if reason is None:
+                    self._put(entry, index, data)
+        finally:
+            self._beside_elements -= elements
+        self._want_rest(entry, sender)
+
+    def _put(self, entry: Entry, index: int, data: bytes) -> None:
+        if self._state.ledger.put(entry, index, data):
+            self._state.completed(entry)
+
+    def _want_rest(self, entry: Entry, sender: PeerId) -> None:
+        """Its author surely holds all of it."""
+        if sender == entry.manifest.peer and not entry.is_complete:
+            self._state.wanted.offer(entry.id, sender, None)
         self._state.bells["fetch"].ring()
 
     def admit(self, id_: ContributionId, manifest: Contribution) -> bool:

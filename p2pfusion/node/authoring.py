@@ -14,9 +14,10 @@ import numpy as np
 
 from p2pfusion.algorithms.base import Vector
 from p2pfusion.core.replica import Owed, head
-from p2pfusion.core.submodel import SubModel, scatter
+from p2pfusion.core.submodel import SubModel, extract, scatter
+from p2pfusion.core.values import as_values
 from p2pfusion.errors import TrainingError
-from p2pfusion.node.decoding import decoded, encoded
+from p2pfusion.node.decoding import decoded, encoded, values_of
 from p2pfusion.node.doubts import Doubts
 from p2pfusion.node.outgoing import prepare
 from p2pfusion.node.state import State
@@ -105,7 +106,8 @@ class Authoring:
             state.warn("refused-own", f"nobody would accept this round's work ({reason}); the next carries it")
             return None
         if outgoing.residual is not None and not state.replica.settle(lent, outgoing.residual):
-            state.replica.add_residual(sub_model, outgoing.change())  # it was changed meanwhile
+            # It was changed meanwhile: the difference is added when there is time for it.
+            state.replica.owe(Owed(sub_model, lambda: as_values(outgoing.change()), 1.0))
         return self._add(manifest, outgoing.segments)
 
     def _choice(self, elements: int) -> Choice:
@@ -223,8 +225,11 @@ class Authoring:
         """A contribution from before a restart came back from others: it is mine, and took its residual with it."""
         self._remember(entry)
         if self._doubts is not None:
+            blueprint, sub_model = self._state.blueprint, entry.manifest.sub_model
             self._doubts.residual = self._doubts.residual.copy()  # a checkpoint may be reading it
-            scatter(self._state.blueprint, self._doubts.residual, entry.manifest.sub_model, 0.0)
+            left = extract(blueprint, self._doubts.residual, sub_model)
+            left[values_of(blueprint, entry) != 0] = 0.0  # what a sparse one left out is still to be sent
+            scatter(blueprint, self._doubts.residual, sub_model, left)
 
     def _settle(self) -> None:
         """Look what became of the rounds in doubt; when all are sealed, what is left of their residual is free."""

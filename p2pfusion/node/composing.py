@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from p2pfusion.config import INLINE_BYTES_MAX, REPORTS_PER_CALL_MAX, RUMOURS_PER_CALL_MAX
+from p2pfusion.config import REPORTS_PER_CALL_MAX, RUMOURS_PER_CALL_MAX
 from p2pfusion.node.state import State
 from p2pfusion.seams import Request
 from p2pfusion.swarm.gossip import haves, is_small
@@ -42,7 +42,7 @@ class Composing:
         if peer is not None and is_full:
             state.spoken.doubt(peer)
         entries = [state.ledger.entries[i] for i in fresh if i in state.ledger.entries]
-        inline = [e for e in entries if e.is_complete and is_small(e.manifest, INLINE_BYTES_MAX)]
+        inline = [e for e in entries if e.is_complete and is_small(e.manifest)]
         message = Gossip(
             run_id=state.run_id,
             sender=state.me,
@@ -95,6 +95,6 @@ class Composing:
         def is_settled(entry: Entry) -> bool:
             """Large, or not so new that its author's own call with all of it may be on its way."""
             is_old = opened_at_s.get(entry.manifest.round, 0.0) <= since_s
-            return is_old or not is_small(entry.manifest, INLINE_BYTES_MAX)
+            return is_old or not is_small(entry.manifest)
 
         return haves(state.ledger, shard, [e.id for e in entries], held, is_settled)

@@ -29,6 +29,8 @@ MANIFEST = -1
 """Stands for the manifest where a segment's index would stand."""
 HOLDERS_ASKED_MAX = 4
 """Requests for one segment under way at once; each further one after twice the pause."""
+ORPHANS_EVERY_S = 0.2
+"""How often what nobody offers any more is looked for: it goes through all that is missing."""
 
 Key = tuple[ContributionId, int]
 
@@ -70,25 +72,37 @@ class Fetching:
         self._orphan_since_s: dict[ContributionId, float] = {}
 
     async def run(self) -> None:
+        due_s = self._state.now_s() + ORPHANS_EVERY_S
         while True:
-            rang = await self._state.bells["fetch"].wait(HEDGE_MIN_S)
+            await self._state.bells["fetch"].wait(HEDGE_MIN_S)
             self._launch()
-            if not rang:
+            if (now_s := self._state.now_s()) >= due_s:  # also when the bell never rests
                 self._drop_orphans()
+                due_s = now_s + ORPHANS_EVERY_S
 
     def _launch(self) -> None:
+        """Ask for what is missing while there is room for it.
+
+        Late requests leave the window, for what they wait for may never come. What takes their room goes to holders
+        that are not late with anything: when all are, the link is slow, and more would make it slower.
+        """
         state, now_s = self._state, self._state.now_s()
         under_way = [asked for group in self._in_flight.values() for asked in group]
         busy = Counter(asked.holder for asked in under_way)
         room = state.config.gossip.fetches_in_flight_max - len(under_way)
         if room <= 0:
             return
+        late = [asked for asked in under_way if self._is_late(asked, now_s)]
+        stuck = frozenset(asked.holder for asked in late)
+        late_bytes = sum(asked.size_bytes for asked in late)
         under_way_bytes = sum(asked.size_bytes for asked in under_way)
         manifests = [(id_, MANIFEST, who) for id_, who in state.wanted.unknown(state.ledger)]
         for id_, index, who in chain(manifests, state.wanted.segments(state.ledger)):
             size_bytes = 0 if index == MANIFEST else state.ledger.entries[id_].manifest.segments[index].size
-            if room <= 0 or not self._haste.fits(under_way_bytes, size_bytes):
+            if room <= 0 or not self._haste.fits(under_way_bytes - late_bytes, size_bytes):
                 return
+            if late_bytes > 0 and not self._haste.fits(under_way_bytes, size_bytes):
+                who = [holder for holder in who if holder not in stuck]
             asked = self._in_flight.get((id_, index), [])
             if self._is_waited_for(asked, now_s) or not (able := self._able(who, asked, now_s)):
                 continue
@@ -108,10 +122,12 @@ class Fetching:
         if len(asked) >= HOLDERS_ASKED_MAX:
             return True
         turn = 2 ** max(0, len(asked) - 1)
-        return any(
-            (age_s := now_s - one.at_s) < HEDGE_MIN_S or age_s < turn * self._haste.alone_s(one.load_bytes)
-            for one in asked
-        )
+        return not all(self._is_late(one, now_s, turn) for one in asked)
+
+    def _is_late(self, asked: Asked, now_s: float, turn: int = 1) -> bool:
+        """Whether it took `turn` times as long as one request is waited for alone."""
+        age_s = now_s - asked.at_s
+        return age_s >= HEDGE_MIN_S and age_s >= turn * self._haste.alone_s(asked.load_bytes)
 
     def _able(self, who: Sequence[PeerId], asked: Sequence[Asked], now_s: float) -> Sequence[PeerId]:
         """Whom of the holders to ask: none that rests, and who is asked already only when there is nobody else."""
@@ -134,7 +150,7 @@ class Fetching:
             self._rest(id_, asked.holder)
         except RemoteError as error:
             if isinstance(error, DeadlineExceeded):
-                self._haste.exceeded(asked.size_bytes)
+                self._haste.exceeded(asked.size_bytes, asked.at_s, self._state.now_s())
             self._state.wanted.failed(id_, asked.holder, is_final=isinstance(error, WireError))
         finally:
             self._ended(id_, index, asked)
@@ -176,7 +192,8 @@ class Fetching:
         if contribution_id(manifest) != id_:
             raise WireError("manifest of another contribution")
         self._haste.came(0, 0, self._state.now_s() - asked.at_s)
-        self._gossiping.admit(id_, manifest)
+        if id_ not in self._state.ledger.entries:  # else another request was faster, and it is passed on already
+            self._gossiping.admit(id_, manifest)
 
     async def _fetch_segment(self, id_: ContributionId, index: int, asked: Asked, *, is_alone: bool) -> None:
         """Straight into the entry's own memory, unless another request may still write there."""

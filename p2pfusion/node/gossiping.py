@@ -21,10 +21,10 @@ from p2pfusion.node.foreign import Foreign
 from p2pfusion.node.listening import Listening
 from p2pfusion.node.state import State
 from p2pfusion.node.traffic import UNKNOWN
-from p2pfusion.seams import Reply, Request
+from p2pfusion.seams import Body, Reply, Request
 from p2pfusion.swarm.gossip import choose
 from p2pfusion.swarm.telling import Telling
-from p2pfusion.wire.codec import contribution_id, decode_gossip, encode_run
+from p2pfusion.wire.codec import contribution_id, decode_gossip, encode_run, framed_bytes
 from p2pfusion.wire.messages import Contribution, ContributionId, Gossip, PeerId, Report
 
 FRESH_WAITING_MAX = 256
@@ -46,7 +46,7 @@ class Gossiping:
         self._calls = calls
         self._group = group
         self.strangers = Strangers(state.config.peers, state.bells["gossip"].ring)
-        self.admitting = Admitting(state, self.pass_on)
+        self.admitting = Admitting(state, self.pass_on, group)
         self.listening = Listening(state, self.strangers, self.admitting)
         self._telling = Telling(state.me, state.config.gossip)
         composing = Composing(state, self._telling)
@@ -242,11 +242,12 @@ class Gossiping:
             if isinstance(target, str):
                 reply = await self._calls.to_address(target, request, deadline_s)
             else:
-                inlined_bytes = _inlined_bytes(message)
+                inlined_bytes = _inlined_bytes(message, body)
                 reply = await self._calls.to_peer(target, request, deadline_s, inlined_bytes=inlined_bytes)
             if reply.status == 200:
                 answer = decode_gossip(reply.body)
-                self._state.accounts.inlined("received", _inlined_bytes(answer), UNKNOWN if peer is None else peer)
+                owner = UNKNOWN if peer is None else peer
+                self._state.accounts.inlined("received", _inlined_bytes(answer, reply.body), owner)
                 if isinstance(target, str):
                     self.strangers.forget(target)
                 self._state.spoken.told(answer.sender, message.reports)
@@ -268,11 +269,11 @@ class Gossiping:
 
     # -- listening --------------------------------------------------------------------------------------------------
 
-    def answer(self, body: bytes | bytearray | memoryview, *, is_full: bool = False, caller: PeerId = UNKNOWN) -> Reply:
+    def answer(self, body: Body, *, is_full: bool = False, caller: PeerId = UNKNOWN) -> Reply:
         """The server's side of an exchange, accounted to `caller`. Raises `WireError`."""
         state = self._state
         message = decode_gossip(body)
-        state.accounts.inlined("received", _inlined_bytes(message), caller)
+        state.accounts.inlined("received", _inlined_bytes(message, body), caller)
         if message.run_id != state.run_id:
             return Reply(409, encode_run(self.foreign.description()))
         self.absorb(message)
@@ -281,12 +282,12 @@ class Gossiping:
         self._telling.called(message.sender)
         owed = self._telling.owed_back(message.sender, state.now_s())
         reply, encoded = self.compose(message.sender, owed, is_full=is_full)
-        state.accounts.inlined("sent", _inlined_bytes(reply), caller)
-        state.spoken.told(message.sender, reply.reports)
+        state.accounts.inlined("sent", _inlined_bytes(reply, encoded), caller)
         # Should the answer get lost, `have` says soon enough that I hold them: nobody is thought to have the segments.
         ids = [contribution_id(manifest) for manifest in reply.fresh]
         state.spoken.told_of(message.sender, ids)
-        self._telling.told(message.sender, ids, self._pressing())
+        is_sure = self._telling.answering(message.sender, ids, self._pressing(), state.now_s())
+        state.spoken.told(message.sender, (r for r in reply.reports if not is_sure or r.peer != state.me))
         return Reply(200, encoded)
 
     def absorb(self, message: Gossip) -> None:
@@ -300,6 +301,7 @@ class Gossiping:
         return self.admitting.admit(id_, manifest)
 
 
-def _inlined_bytes(message: Gossip) -> int:
-    """Of a message, what is segments of contributions that travel inside it."""
-    return sum(len(segment) for _, segments in message.inline for segment in segments)
+def _inlined_bytes(message: Gossip, body: Body) -> int:
+    """Of a message's body, what is segments of contributions: squeezed together, all of it shrinks alike."""
+    plain = sum(len(segment) for _, segments in message.inline for segment in segments)
+    return plain * memoryview(body).nbytes // framed_bytes(body)

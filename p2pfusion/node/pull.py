@@ -104,6 +104,9 @@ class Pull:
                 for index in range(len(manifest.segments)):
                     group.create_task(one(index))
         except ExceptionGroup as errors:
+            _, ours = errors.split(RemoteError)
+            if ours is not None:
+                raise ours.exceptions[0] from None  # our own mistake is nobody else's
             raise WireError(str(errors.exceptions[0])) from None
         model = np.frombuffer(data, dtype="<f4", count=model_bytes // 4).astype(np.float32, copy=False)
         if not await state.doors.compute.run(lambda: bool(np.isfinite(model).all()), lane="gate"):

@@ -85,7 +85,7 @@ class Rounds:
         state = self._state
         begin_s = state.now_s()
         view = state.membership.view(begin_s)
-        state.cadence.pace.expect(self._others(view.trainers()))
+        state.cadence.pace.expect(self._others(view.trainers()), state.ahead.rounds)
         context = Context(state, self._authoring, self._seat(view), lambda: self._is_stopping)
         await state.algorithm.round(context)
         if context.published is None or context.published_round is None:
@@ -146,7 +146,8 @@ class Rounds:
             expected = self._expected(round_, awaited.expected)
             is_ready = state.cadence.is_ready(round_, state.arrived(round_), expected, now_s)
             # The others left it, or it is sealed: nothing more can come.
-            if is_ready or state.ledger.newest >= round_ + OUTRUN_ROUNDS or state.ledger.tip.round >= round_:
+            outrun = round_ + OUTRUN_ROUNDS + state.ahead.rounds  # my own rounds ahead outrun nobody
+            if is_ready or state.ledger.newest >= outrun or state.ledger.tip.round >= round_:
                 return
             due_s = state.cadence.ready_at_s(round_)
             await state.bells["round"].wait(min(max(due_s - now_s, 0.0), LOOK_AGAIN_S) or 0.001)

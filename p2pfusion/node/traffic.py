@@ -18,7 +18,10 @@ UNKNOWN: PeerId = b""
 
 
 class Accounts:
-    """Bytes and calls by kind and direction: in total and for each of at most `PEERS_MAX` peers, all only growing."""
+    """Bytes and calls by kind and direction: in total and for each of at most `PEERS_MAX` peers, all only growing.
+
+    Between steps of the loop, that is: a body and what travelled inside it are counted in one step.
+    """
 
     def __init__(self) -> None:
         self._total: dict[str, int] = {}
@@ -33,7 +36,10 @@ class Accounts:
         self._count(f"calls_{direction}", 1, peer)
 
     def inlined(self, direction: Direction, size_bytes: int, peer: PeerId = UNKNOWN) -> None:
-        """So many bytes of a body counted as gossip, just now or in a moment, were segments that travelled inside."""
+        """So many bytes of a body counted as gossip, in this step of the loop, were segments that travelled inside.
+
+        At most as many as the body has, as it travelled.
+        """
         self._count(f"payload_{direction}", size_bytes, peer)
         self._count(f"gossip_{direction}", -size_bytes, peer)
 

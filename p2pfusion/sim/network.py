@@ -239,6 +239,8 @@ class SimTransport:
         """See `seams.Transport.call`. On a closed transport raises `Unreachable`, for a foreign path `LocalError`."""
         if not request.path.startswith("/v1/"):
             raise LocalError(f"not a path of the protocol: {request.path!r}")
+        if into is not None and request.method != "GET":
+            raise LocalError(f"only a GET has a buffer to go to, not a {request.method}")
         target = self._network.number(address)
         peer_slots = self._slots_of.setdefault(target, asyncio.Semaphore(CALLS_PER_PEER_MAX))
         try:

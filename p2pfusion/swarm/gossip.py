@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from itertools import chain
 from zlib import crc32
 
-from p2pfusion.config import HAVE_PER_CALL_MAX, PEERS_MAX, REPORTS_PER_CALL_MAX, SEGMENTS_MAX
+from p2pfusion.config import HAVE_PER_CALL_MAX, INLINE_BYTES_MAX, PEERS_MAX, REPORTS_PER_CALL_MAX, SEGMENTS_MAX
 from p2pfusion.swarm.ledger import Entry, Ledger
 from p2pfusion.wire.messages import Contribution, ContributionId, Have, PeerId, Report, ShardReport
 
@@ -23,6 +23,8 @@ FAILURES_MAX = 3
 """Requests lost in a row before a holder is thought to be gone; on a bad link every tenth is lost."""
 WANTED_MAX = 4096
 """Contributions known by id but not yet here; beyond it new ones wait for the next exchange."""
+HOLDERS_MAX = 64
+"""Holders remembered of one contribution: far more than are asked; who is gone or does not deliver makes room."""
 DOUBTED_EVERY = 8
 """Every so many-th time a peer is told all I hold: should I be wrong about what it holds, it learns soon enough."""
 SORTED_MAX = 256
@@ -181,11 +183,11 @@ class Wanted:
         return bool(self._holders.get(id_))
 
     def offer(self, id_: ContributionId, peer: PeerId, bitmap: bytes | None) -> bool:
-        """`peer` says it holds these segments (None: all). Whether that is news."""
+        """`peer` says it holds these segments (None: all). Whether that is news; of `HOLDERS_MAX` others it is none."""
         if id_ not in self._holders and len(self._holders) >= WANTED_MAX:
             return False
         holders, bits = self._holders.setdefault(id_, {}), EVERYTHING if bitmap is None else bitmap
-        is_news = holders.get(peer) != bits
+        is_news = holders.get(peer) != bits and (peer in holders or len(holders) < HOLDERS_MAX)
         if is_news:
             holders[peer] = bits
             self._ranked.pop(id_, None)
@@ -267,6 +269,6 @@ def whole(manifest: Contribution) -> bytes:
     return b"\xff" * full + (bytes(((1 << rest) - 1,)) if rest else b"")
 
 
-def is_small(manifest: Contribution, bytes_max: int) -> bool:
-    """Whether a whole contribution fits inside a gossip call."""
-    return sum(segment.size for segment in manifest.segments) <= bytes_max
+def is_small(manifest: Contribution) -> bool:
+    """Whether a whole contribution may travel inside a gossip call."""
+    return sum(segment.size for segment in manifest.segments) <= INLINE_BYTES_MAX

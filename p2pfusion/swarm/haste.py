@@ -4,12 +4,13 @@ Requests share a link, so a request is measured against everything that was unde
 machine all take longer, and none of them is late. What came in is remembered as a pace, seconds per byte. A request
 that was not answered in its time halves what is under way, down to one segment; what comes in lets it grow again.
 
-It knows no peers and no clock: durations are given.
+It knows no peers and no clock: durations and moments are given.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from math import inf
 from statistics import median
 
 from p2pfusion.config import SEGMENT_BYTES_MAX, GossipConfig
@@ -48,6 +49,7 @@ class Haste:
             whole_s = gossip.deadline_s(SEGMENT_BYTES_MAX)
             self._most_bytes = min(self._most_bytes, int(LIMIT_SHARE * whole_s * limit_bytes_per_s))
         self._window_bytes = float(self._most_bytes)
+        self._halved_s = -inf
         self._small_s: deque[float] = deque(maxlen=PACES_KEPT_MAX)
         self._large_s_per_byte: deque[float] = deque(maxlen=PACES_KEPT_MAX)
         self._small_alone_s: float | None = HEDGE_MIN_S
@@ -87,10 +89,14 @@ class Haste:
             self._large_late = None
         self._window_bytes = min(self._most_bytes, self._window_bytes + size_bytes / 2)
 
-    def exceeded(self, size_bytes: int) -> None:
-        """A request was not answered within its deadline."""
-        if size_bytes > LARGE_BYTES:
+    def exceeded(self, size_bytes: int, began_s: float, now_s: float) -> None:
+        """A request, begun at that moment, was not answered within its deadline.
+
+        What was under way together says one thing together: only what began after the last halving halves again.
+        """
+        if size_bytes > LARGE_BYTES and began_s >= self._halved_s:
             self._window_bytes /= 2
+            self._halved_s = now_s
 
     def _limited_s(self, load_bytes: int) -> float:
         return load_bytes * self._limit_s_per_byte

@@ -52,6 +52,7 @@ class Pace:
     def __init__(self, config: CadenceConfig) -> None:
         self._config = config
         self._others: tuple[PeerId, ...] = ()
+        self._ahead_rounds = 0
         self._arrivals: dict[int, dict[PeerId | None, Arrival]] = {}
         """By round and author, as they came; None is me."""
         self._samples_max: dict[PeerId, int] = {}
@@ -62,8 +63,12 @@ class Pace:
 
     # -- what happens -----------------------------------------------------------------------------------------------
 
-    def expect(self, others: Collection[PeerId]) -> None:
-        """Who trains besides me now: nobody else counts, and whoever is not even in the rounds kept is forgotten."""
+    def expect(self, others: Collection[PeerId], ahead_rounds: int = 0) -> None:
+        """Who trains besides me now: nobody else counts, and whoever is not even in the rounds kept is forgotten.
+
+        `ahead_rounds` is how many rounds I train ahead; so do they, for they have the same network.
+        """
+        self._ahead_rounds = ahead_rounds
         self._others = tuple(sorted(others))
         seen = {peer for arrivals in self._arrivals.values() for peer in arrivals}
         self._samples_max = {p: most for p, most in self._samples_max.items() if p in seen or p in self._others}
@@ -118,7 +123,7 @@ class Pace:
         patience_s = self._patience_s(peer) if guess_patience else inf
         sample_s = []
         for (round_, from_s, _), (_, to_s, samples) in pairwise(mine):
-            quorum_s = self._quorum_s(round_ - (self._config.ahead_rounds or 0))
+            quorum_s = self._quorum_s(round_ - self._ahead_rounds)
             waited_s = min(max(quorum_s - from_s, 0.0), patience_s) if quorum_s < to_s else 0.0
             sample_s.append(max(to_s - from_s - waited_s, 0.0) / samples)
         return median(sample_s) * self._samples_max.get(peer, 1)

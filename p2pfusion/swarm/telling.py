@@ -36,6 +36,9 @@ class _Debt:
     fresh: dict[ContributionId, None] = field(default_factory=dict)
     told: object = None
     """The last line of mine it is known to have."""
+    hinted: object = None
+    """The last line of mine that an answer brought, if it arrived."""
+    hinted_s: float = -inf
     since_s: float | None = None
     """Since when there is something to tell it."""
     call_s: float = -inf
@@ -45,7 +48,10 @@ class _Debt:
 
 
 class Telling:
-    """What is owed to each of at most `direct_members_max` peers."""
+    """What is owed to each of at most `direct_members_max` peers, for only so many are given to `owe` and `due`.
+
+    Those two alone begin to remember a peer: what strangers say or are told leaves nothing behind.
+    """
 
     def __init__(self, me: PeerId, gossip: GossipConfig) -> None:
         self._me = me
@@ -65,7 +71,7 @@ class Telling:
     def owe(self, id_: ContributionId, peers: Sequence[PeerId]) -> None:
         """All these are to be told of my contribution."""
         for peer in peers:
-            fresh = self._debts.setdefault(peer, _Debt()).fresh
+            fresh = self._debt(peer, peers).fresh
             fresh[id_] = None
             while len(fresh) > OWED_MAX:
                 del fresh[next(iter(fresh))]
@@ -93,16 +99,11 @@ class Telling:
         """Whom to call now, and when to look again if nothing changes. `line` is what others wait to hear of me."""
         found, next_s = [], inf
         for peer in peers:
-            debt = self._debts.get(peer)
-            if debt is None:
-                debt = self._debts[peer] = _Debt()
+            debt = self._debt(peer, peers)
             if not debt.fresh and debt.told == line:
                 debt.since_s = None
                 continue
-            if debt.since_s is None:
-                debt.since_s = now_s
-            is_first = debt.fresh and is_first_of_pair(self._me, peer)
-            due_s = max(debt.since_s if is_first else debt.since_s + self._gossip.coalesce_s, self._again_s(debt))
+            due_s = max(self._line_due_s(debt, peer, line, now_s), self._again_s(debt))
             if due_s <= now_s:
                 found.append(peer)
             else:
@@ -111,9 +112,10 @@ class Telling:
 
     def calling(self, peer: PeerId, now_s: float) -> None:
         """A call to it begins; until it is answered or very late there is no other."""
-        debt = self._debts.setdefault(peer, _Debt())
-        debt.call_s = now_s
-        debt.silent += 1
+        debt = self._debts.get(peer)
+        if debt is not None:
+            debt.call_s = now_s
+            debt.silent += 1
 
     def called(self, peer: PeerId) -> None:
         """It lives, for it called me: if it did not answer, that is no reason to wait for longer."""
@@ -124,14 +126,48 @@ class Telling:
     def answered(self, peer: PeerId, took_s: float) -> None:
         """A call of mine to it ended well after so long."""
         self._answer_s += NEW_SHARE * (took_s - self._answer_s)
-        self._debts.setdefault(peer, _Debt()).silent = 0
+        debt = self._debts.get(peer)
+        if debt is not None:
+            debt.silent = 0
 
     def told(self, peer: PeerId, fresh: Sequence[ContributionId], line: object) -> None:
         """It has these, and this line of mine."""
-        debt = self._debts.setdefault(peer, _Debt())
+        debt = self._debts.get(peer)
+        if debt is None:
+            return
         for id_ in fresh:
             debt.fresh.pop(id_, None)
         debt.told, debt.since_s = line, None
+
+    def answering(self, peer: PeerId, fresh: Sequence[ContributionId], line: object, now_s: float) -> bool:
+        """An answer brings it these and this line of mine, if it arrives. Whether a call of mine will make sure.
+
+        Of contributions `have` says soon enough that I hold them; the line is told again after the patience, in a call.
+        """
+        debt = self._debts.get(peer)
+        if debt is None:
+            return False
+        for id_ in fresh:
+            debt.fresh.pop(id_, None)
+        debt.hinted, debt.hinted_s, debt.since_s = line, now_s, None
+        return True
+
+    def _line_due_s(self, debt: _Debt, peer: PeerId, line: object, now_s: float) -> float:
+        """When to call it with what it was not told, were no call under way."""
+        if not debt.fresh and debt.hinted == line:
+            return debt.hinted_s + self.patience_s
+        if debt.since_s is None:
+            debt.since_s = now_s
+        is_first = debt.fresh and is_first_of_pair(self._me, peer)
+        return debt.since_s if is_first else debt.since_s + self._gossip.coalesce_s
+
+    def _debt(self, peer: PeerId, peers: Sequence[PeerId]) -> _Debt:
+        """What is owed to one of the present peers; where there is no room for it, who is absent is forgotten."""
+        if peer not in self._debts:
+            if len(self._debts) >= self._gossip.direct_members_max:
+                self._debts = {one: debt for one, debt in self._debts.items() if one in peers}
+            self._debts[peer] = _Debt()
+        return self._debts[peer]
 
     def _again_s(self, debt: _Debt) -> float:
         """Not to be called before: a call is under way, or was not answered."""

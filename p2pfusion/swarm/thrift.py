@@ -123,10 +123,11 @@ class Thrift:
         if not others or not self._rounds_s:
             return float("inf")
         round_s, rooms = median(self._rounds_s), [float("inf")]
-        if (rate := self.link.bytes_per_s) is not None:
-            rooms.append(LINK_SHARE * rate * round_s / others)
-        if (limit := self._config.limit_bytes_per_s) is not None:
+        limit, rate = self._config.limit_bytes_per_s, self.link.bytes_per_s
+        if limit is not None:
             rooms.append(LIMIT_SHARE * limit * round_s / others)
+        if rate is not None and (limit is None or rate < LINK_SHARE * limit):  # else the limit is what was measured
+            rooms.append(LINK_SHARE * rate * round_s / others)
         if (budget := self._config.budget_bytes_per_h) is not None and self._begun_s is not None:
             due_bytes = budget / HOUR_S * (now_s - self._begun_s + BUDGET_ROUNDS * round_s)
             rooms.append(max(due_bytes - spent_bytes, 0.0) / BUDGET_ROUNDS / (2 * others))

@@ -88,6 +88,12 @@ def unsqueezed(data: Body, bytes_max: int) -> Body:
     return lossless.restored(packed, size)
 
 
+def framed_bytes(data: Body) -> int:
+    """Bytes of the frame that travels as `data`, which is one that could be decoded."""
+    view = memoryview(data).cast("B")
+    return int.from_bytes(view[1 : 1 + SIZE_BYTES], "big") if bytes(view[:1]) == SQUEEZED else view.nbytes
+
+
 # -- messages ---------------------------------------------------------------------------------------------------------
 
 

@@ -150,6 +150,16 @@ def test_a_body_that_does_not_fill_the_buffer_exactly_is_a_wire_error(play_trans
     play_transport(scenario)
 
 
+def test_only_a_get_has_a_buffer(play_transport):
+    async def scenario(new):
+        server, client = new(), new()
+        [address, *_] = await server.serve(answering(Reply(200, b"hello")))
+        with pytest.raises(LocalError, match="GET"):
+            await client.call(address, Request("POST", HOP), deadline_s=LONG_S, into=memoryview(bytearray(5)))
+
+    play_transport(scenario)
+
+
 @pytest.mark.parametrize("path", [GOSSIP, "/v1/probe", "/v1/links", SEGMENT, HOP, "/v1/elsewhere"])
 def test_a_request_may_be_as_large_as_its_route_allows(play_transport, path):
     async def scenario(new):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -68,6 +69,17 @@ def test_what_a_head_says(said, found):
 def test_what_is_no_head_for_us(said):
     with pytest.raises(WireError):
         Head(said)
+
+
+def test_a_head_of_blanks_is_refused_at_once():
+    """Up to `HEAD_BYTES_MAX`, in doubles, so that a cubic search fails here within seconds."""
+    sizes = [2**power for power in range(8, 14)]
+    assert sizes[-1] == HEAD_BYTES_MAX
+    for size in sizes:
+        began_s = time.process_time()
+        with pytest.raises(WireError, match="malformed"):
+            Head(b"HTTP/1.1 200 OK\r\n" + LENGTH + b"\r\nX:" + b" \t" * (size // 2) + b"\0")
+        assert time.process_time() - began_s < 0.2, f"{size} blanks"
 
 
 async def get(*said: bytes, then: str = "close", size: int = 3) -> Reply:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 
 import pytest
 
+from p2pfusion.net import http_server
 from p2pfusion.net.http import HttpTransport
 from p2pfusion.net.http_server import PAYLOAD_BYTES_PER_S_MIN
 from p2pfusion.net.rate import BURST_S
@@ -34,6 +36,9 @@ async def pair(server_limit: float | None, client_limit: float | None) -> AsyncI
     server = HttpTransport("127.0.0.1:0", limit_bytes_per_s=server_limit)
     client = HttpTransport("127.0.0.1:0", limit_bytes_per_s=client_limit)
     [address, *_] = await server.serve(answer)
+    assert server._server is not None
+    assert server._server._listener is not None
+    server._server._listener.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)  # who reads not is felt
     try:
         yield client, address
     finally:
@@ -76,3 +81,35 @@ async def test_no_more_leave_at_a_time_than_can_be_in_time_and_control_always_ma
         for call in calls:
             call.cancel()
         await asyncio.wait(calls)
+
+
+async def test_stalled_s(monkeypatch):
+    """Who takes nothing loses the only place, and the connection when somebody else has the place."""
+    monkeypatch.setattr(http_server, "STALLED_S", 0.05)
+    loop = asyncio.get_running_loop()
+    async with pair(PAYLOAD_BYTES_PER_S_MIN, None) as (client, address):
+        host, port = address.split(":")
+        with socket.socket() as stranger:
+            await stalled(stranger, host, int(port))
+            buffer = memoryview(bytearray(SIZE))
+            async with asyncio.timeout(5):
+                call = asyncio.ensure_future(client.call(address, segment(1), deadline_s=20, into=buffer))
+                while (await asyncio.wait([call], timeout=0.3))[0]:
+                    assert call.result().status == 503
+                    call = asyncio.ensure_future(client.call(address, segment(1), deadline_s=20, into=buffer))
+                    await asyncio.sleep(0.05)
+                with contextlib.suppress(ConnectionError):
+                    while await loop.sock_recv(stranger, 1 << 16):
+                        pass
+            assert not call.done(), "it has the place, and the stranger had to go"
+            call.cancel()
+            await asyncio.wait([call])
+
+
+async def stalled(stranger: socket.socket, host: str, port: int) -> None:
+    """Asks for a segment and takes none of it."""
+    stranger.setblocking(False)
+    stranger.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    loop = asyncio.get_running_loop()
+    await loop.sock_connect(stranger, (host, port))
+    await loop.sock_sendall(stranger, b"GET /v1/contributions/ab/0 HTTP/1.1\r\nHost: x\r\n\r\n")

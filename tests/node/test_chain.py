@@ -281,6 +281,26 @@ def test_a_snapshot_of_busy_holders_is_waited_for_rests_max_times(refusals, is_h
     run(main)
 
 
+@pytest.mark.parametrize("error", [StoreError("no memory"), ZeroDivisionError()])
+def test_what_goes_wrong_here_while_a_snapshot_comes_is_not_the_others_fault(error):
+    async def main() -> None:
+        wire = Wire()
+        one, other = parts(wire), parts(wire, 2)
+        await grown(other, EVERY)
+        kept = other.kept.at_or_before(EVERY)
+        assert kept is not None
+
+        async def fail(*_: object, **__: object) -> None:
+            raise error
+
+        one.state.doors.compute.run = fail  # type: ignore[method-assign, assignment]
+        one.meet(other)
+        with pytest.raises(type(error)):
+            await Pull(one.state, one.calls).model(other.me, kept.manifest)
+
+    run(main)
+
+
 def test_a_snapshot_with_numbers_that_are_not_finite_is_not_taken():
     async def main() -> None:
         wire = Wire()

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from p2pfusion.config import CadenceConfig, GossipConfig, NodeConfig
+from p2pfusion.errors import DeadlineExceeded
 from p2pfusion.node.fetching import HOLDERS_ASKED_MAX, Fetching
 from p2pfusion.seams import Reply, Request
 from p2pfusion.sim.loop import run
 from p2pfusion.swarm.gossip import FAILURES_MAX
-from p2pfusion.swarm.haste import REST_S, RESTS_MAX
+from p2pfusion.swarm.haste import FIRST_BYTES_PER_S, REST_S, RESTS_MAX
 from p2pfusion.swarm.ledger import Entry
-from p2pfusion.wire.messages import Gossip, Have
+from p2pfusion.wire.messages import Contribution, Gossip, Have
 from tests.node.parts import SLICES, Parts, Wire, changed, copied, ones, parts, until
 from tests.sim.learners import light_blueprint
 from tests.swarm.made import piece, put
@@ -319,6 +320,104 @@ def test_a_stuck_holder_gets_company_and_is_cut_off_when_the_other_delivered():
     run(main)
 
 
+EIGHT = light_blueprint(2048)
+"""Eight segments of 1 MiB, a window full, and a small one."""
+
+
+def test_a_window_full_of_stuck_requests_leaves_room_for_company():
+    async def main() -> None:
+        wire = Wire()
+        config = NodeConfig(codec="fp32")
+        one, gone, fine = (parts(wire, index, blueprint=EIGHT, config=config) for index in (1, 2, 3))
+        entry = await gone.publish(np.ones(EIGHT.size, np.float32), EIGHT.whole())
+        assert entry is not None
+        copied(entry, fine)
+        stuck = {f"/{index}" for index in range(8)}
+        wire.handlers[gone.address] = slowly(gone, lambda r: 60.0 if r.path[-2:] in stuck else 0.0)  # type: ignore[assignment]
+        wire.handlers[fine.address] = slowly(fine, lambda _: 0.02)  # type: ignore[assignment]
+        offer(one, entry, gone)
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(fetching(one, group).run())
+            await until(0.2)
+            assert stuck < {path[-2:] for path in wire.paths(gone.address)}, "the window is full"
+            offer(one, entry, fine)
+            pause_s = 8 * MIB / FIRST_BYTES_PER_S
+            await until(pause_s - 0.1)
+            assert not wire.paths(fine.address)
+            await until(2 * pause_s)
+            assert one.state.ledger.entries[entry.id].is_complete
+            task.cancel()
+            await until(100.0)
+
+    run(main)
+
+
+def test_when_all_are_late_a_full_window_stays_full():
+    """A link that became slow: each has something late, and nothing is asked for beyond the window."""
+
+    async def main() -> None:
+        wire = Wire()
+        one, holders = large(wire, fetch_bytes_in_flight_max=2 * MIB), [large(wire, index) for index in (2, 3)]
+        entry = await large_work(*holders)
+        offer(one, entry, *holders)
+        for holder in holders:
+            wire.handlers[holder.address] = slowly(holder, lambda r: 15.0 if r.path.endswith(("/0", "/1")) else 0.0)  # type: ignore[assignment]
+        await for_a_while(one, 14.0)
+        asked = [path[-2:] for path in wire.paths() if path[-2] == "/"]
+        assert sorted(asked) == ["/0", "/1", "/2"]
+
+    run(main)
+
+
+def test_requests_that_exceed_their_deadline_together_halve_the_window_once():
+    async def main() -> None:
+        wire = Wire()
+        one, gone = large(wire, fetch_bytes_in_flight_max=2 * MIB), large(wire, 2)
+        entry = await large_work(gone)
+        offer(one, entry, gone)
+
+        async def handle(request: Request) -> Reply:
+            if request.path.endswith(("/0", "/1")):
+                await until(asyncio.get_running_loop().time() + 18.0)
+                raise DeadlineExceeded("silent")
+            return await gone.serving.handle(request)
+
+        wire.handlers[gone.address] = handle
+        async with asyncio.TaskGroup() as group:
+            found = fetching(one, group)
+            task = group.create_task(found.run())
+            await until(18.5)
+            assert found._haste.fits(0, MIB)
+            assert found._haste.fits(MIB // 2, MIB // 2)
+            assert not found._haste.fits(MIB, 1)
+            task.cancel()
+            await until(100.0)
+
+    run(main)
+
+
+def test_a_manifest_that_came_twice_is_admitted_once():
+    async def main() -> None:
+        wire, admitted = Wire(), []
+        one, slow, other = parts(wire), parts(wire, 2), parts(wire, 3)
+        entry = await work_of(slow, other)
+        admit = one.gossiping.admit
+
+        def spying(id_: bytes, manifest: Contribution) -> bool:
+            admitted.append(id_)
+            return admit(id_, manifest)
+
+        one.gossiping.admit = spying  # type: ignore[method-assign]
+        for holder in (slow, other):
+            wire.handlers[holder.address] = slowly(holder, lambda _: 0.3)  # type: ignore[assignment]
+        offer(one, entry, slow, other)
+        await for_a_while(one, 2.0)
+        assert [path[-2] == "/" for path in wire.paths()].count(False) == 2
+        assert admitted == [entry.id]
+
+    run(main)
+
+
 def test_what_is_judged_is_not_written_again():
     """A slow liar writes last, into memory of its own."""
 
@@ -453,6 +552,21 @@ def test_an_incomplete_contribution_nobody_offers_is_dropped(patience_s, given_u
         assert half.id in one.state.ledger.entries
         await for_a_while(one, given_up_after_s + given_up_after_s + 0.5)
         assert list(one.state.ledger.entries) == [whole.id]
+
+    run(main)
+
+
+def test_a_bell_that_never_rests_keeps_nothing_alive():
+    async def main() -> None:
+        one, half = parts(config=IMPATIENT), piece(1, 5, segments=2)
+        put(one.state.ledger, half, complete=False)
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(fetching(one, group).run())
+            for turn in range(100):
+                one.state.bells["fetch"].ring()
+                await until(turn * 0.05)
+            task.cancel()
+        assert not one.state.ledger.entries
 
     run(main)
 

@@ -85,6 +85,9 @@ def test_a_fresh_manifest_without_its_segments_is_wanted_from_its_author_only():
         other.gossiping.absorb(said(third, fresh=(entry.manifest,)))
         assert list(other.state.wanted.segments(other.state.ledger)) == []
         third.gossiping.absorb(said(one, fresh=(entry.manifest,)))
+        other.gossiping.absorb(said(third, have=(Have(entry.id, b"\x01"),)))
+        assert list(other.state.wanted.segments(other.state.ledger)) == [], "who is no member cannot be called"
+        other.meet(third)
         assert list(third.state.wanted.segments(third.state.ledger)) == [(entry.id, 0, [one.me])]
         other.gossiping.absorb(said(third, have=(Have(entry.id, b"\x01"),)))
         assert list(other.state.wanted.segments(other.state.ledger)) == [(entry.id, 0, [third.me])]
@@ -238,6 +241,7 @@ def test_rejected_max():
             id_, refused = broken(manifest, number)
             ids.append(id_)
             assert not other.gossiping.admit(id_, refused)
+        other.meet(one)
         assert list(other.gossiping.admitting._rejected) == ids[1:]
         other.gossiping.absorb(said(one, have=(Have(ids[0], b"\x01"), Have(ids[1], b"\x01"))))
         assert [id_ for id_, _ in other.state.wanted.unknown(other.state.ledger)] == [ids[0]]
@@ -269,6 +273,7 @@ def test_a_contribution_that_comes_too_early_is_asked_for_again():
         other.gossiping.absorb(said(one, fresh=(early,)))
         assert (other.state.ledger.entries, other.state.late, other.warnings()) == ({}, 0, [])
         other.state.ledger.seal(other.state.ledger.next_link([]))
+        other.meet(one)
         other.gossiping.absorb(said(one, have=(Have(id_, b"\x01"),)))
         assert id_ in other.state.wanted
 
@@ -333,6 +338,36 @@ def test_small_work_travels_inside_and_large_work_does_not():
         one.state.ledger.put(large, 0, bytes(INLINE_BYTES_MAX + 1))
         message, _ = one.gossiping.compose(peer(2), (large.id,))
         assert (message.fresh, message.inline) == ((large.manifest,), ())
+
+    run(main)
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_a_line_told_in_an_answer_is_told_again_soon_in_a_call(is_lost):
+    """The answer may be lost, and its author does not learn of it: what others wait for must not wait for a beat."""
+
+    async def main() -> None:
+        wire = Wire()
+        calm = NodeConfig(gossip=GossipConfig(gossip_interval_s=60.0, gossip_interval_max_s=60.0))
+        async with asyncio.TaskGroup() as group:
+            one, other = parts(wire, group=group, config=calm), parts(wire, index=2)
+            one.meet(other)
+            task = group.create_task(talking(one, group, 2.0))
+            await until(1.0)
+            wire.calls.clear()
+            one.state.ledger.published(1)
+            _, body = other.gossiping.compose(one.me, ())
+            reply = await one.serving.handle(Request("POST", "/v1/gossip", body))
+            one.state.stir()
+            if not is_lost:
+                other.gossiping.absorb(decode_gossip(reply.body))
+            await until(1.0 + one.state.config.gossip.retry_s / 2)
+            assert wire.calls == []
+            await task
+        assert len(wire.calls) == 1
+        line = other.state.membership.report_of(one.me)
+        assert line is not None
+        assert line.shards[0].floor == 2
 
     run(main)
 

@@ -15,8 +15,10 @@ from p2pfusion.algorithms.base import Vector
 from p2pfusion.config import NodeConfig, RunConfig
 from p2pfusion.node import resuming
 from p2pfusion.node.authoring import Mine
+from p2pfusion.node.decoding import values_of
 from p2pfusion.node.resuming import Examined, Unfit, capture, examined, resume
 from p2pfusion.seams import Checkpoint
+from p2pfusion.sim.light import light_blueprint
 from p2pfusion.sim.loop import run
 from p2pfusion.swarm.grafts import Grafted, Loss
 from p2pfusion.swarm.ledger import Entry
@@ -387,6 +389,26 @@ def test_what_came_back_from_others_took_its_residual_with_it_once():
         await sealed(one, entry)
         assert residual(one).sum() == rest, "nothing is in doubt any more"
         assert one.authoring.doubtful == ()
+
+    run(main)
+
+
+def test_what_a_sparse_contribution_left_out_is_still_owed_when_it_came_back():
+    async def main() -> None:
+        sparse = replace(CONFIG, codec="topk", codec_density=0.1)
+        one = parts(config=sparse, blueprint=light_blueprint(100))
+        values = np.arange(one.state.blueprint.size, dtype=np.float32)
+        one.state.replica.add_residual(one.state.blueprint.whole(), values)
+        one.authoring.resume({}, values, (1,))
+        entry = await one.publish(np.zeros_like(values), one.state.blueprint.whole())
+        assert entry is not None
+        one.authoring._mine.clear()
+        one.authoring.adopt(entry)
+        sent = values_of(one.state.blueprint, entry)
+        assert 0 < np.count_nonzero(sent) < values.size / 2
+        left = one.authoring._doubts
+        assert left is not None
+        assert left.residual.tolist() == np.where(sent == 0, values, 0).tolist()
 
     run(main)
 

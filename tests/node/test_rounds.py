@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from p2pfusion.algorithms.base import Published
-from p2pfusion.config import CadenceConfig, GossipConfig, NodeConfig
+from p2pfusion.config import AHEAD_ROUNDS_MAX, CadenceConfig, GossipConfig, NodeConfig
 from p2pfusion.core.schemes import Seat
 from p2pfusion.errors import TooFewPeers, Unreachable
 from p2pfusion.node.entering import enter
@@ -357,3 +357,15 @@ def test_a_slow_network_does_not_make_the_training_wait(ahead_rounds, least, mos
     rounds_told = [event.round for event in result.outcomes[0].reports]
     assert rounds_told == sorted(frozenset(rounds_told)), "each round is told once, the last ones too"
     assert rounds_told[-1] == 12
+
+
+@pytest.mark.parametrize("ahead_rounds", [1, 2, AHEAD_ROUNDS_MAX])
+def test_my_own_rounds_ahead_do_not_end_the_wait_for_the_others(ahead_rounds):
+    async def main() -> None:
+        one = await published_among(3, replace(STRICT, ahead_rounds=ahead_rounds))
+        one.state.ledger.saw_round(1 + ahead_rounds)
+        assert await ready_s(one) == pytest.approx(3.0, abs=0.01)
+        one.state.ledger.saw_round(2 + ahead_rounds + OUTRUN_ROUNDS)
+        assert await ready_s(one, 2) == pytest.approx(0.0, abs=0.01)
+
+    run(main)

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2pfusion.config import HAVE_PER_CALL_MAX, PEERS_MAX, REPORTS_PER_CALL_MAX
+from p2pfusion.config import HAVE_PER_CALL_MAX, INLINE_BYTES_MAX, PEERS_MAX, REPORTS_PER_CALL_MAX
 from p2pfusion.swarm.gossip import (
     FAILURES_MAX,
+    HOLDERS_MAX,
     MANIFESTS_KNOWN_MAX,
     WANTED_MAX,
     Spoken,
@@ -217,10 +218,12 @@ def test_choose_is_fair_and_as_random_as_its_generator():
     assert len(set(drawn)) == 20, "every ordered pair"
 
 
-@pytest.mark.parametrize(("bytes_max", "small"), [(26, False), (27, True), (28, True)])
-def test_is_small(bytes_max, small):
-    assert sum(segment.size for segment in piece(1, 1, segments=3).manifest.segments) == 27
-    assert is_small(piece(1, 1, segments=3).manifest, bytes_max) is small
+@pytest.mark.parametrize(("last_bytes", "small"), [(INLINE_BYTES_MAX - 9, True), (INLINE_BYTES_MAX - 8, False)])
+def test_is_small(last_bytes, small):
+    manifest = piece(1, 1, segments=2).manifest
+    first, last = manifest.segments
+    assert first.size == 9
+    assert is_small(replace(manifest, segments=(first, replace(last, size=last_bytes)))) is small
 
 
 # -- wanted -----------------------------------------------------------------------------------------------------------
@@ -343,6 +346,18 @@ def test_wanted_max():
     wanted.done(ids[0])
     wanted.offer(ids[-1], A, ALL)
     assert ids[-1] in wanted
+
+
+def test_holders_max():
+    """More do not count until one of them is gone; those that do may say that they hold more."""
+    wanted, mine, one = Wanted(), ledger(), piece(1, 1)
+    holders = [peer(number) for number in range(1, HOLDERS_MAX + 2)]
+    assert [wanted.offer(one.id, holder, b"") for holder in holders] == [True] * HOLDERS_MAX + [False]
+    assert wanted.unknown(mine) == [(one.id, holders[:-1])]
+    assert wanted.offer(one.id, holders[0], ALL)
+    wanted.failed(one.id, holders[0], is_final=True)
+    assert wanted.offer(one.id, holders[-1], ALL)
+    assert wanted.unknown(mine) == [(one.id, holders[1:])]
 
 
 def test_what_nobody_delivers_leaves_nothing_behind():

@@ -30,11 +30,11 @@ def test_the_window_holds_its_limit_and_not_a_byte_more():
 
 def test_requests_that_time_out_halve_the_window_and_answers_open_it_again():
     haste = Haste(GOSSIP)
-    for _ in range(100):
-        haste.exceeded(MIB)
+    for moment_s in range(100):
+        haste.exceeded(MIB, moment_s, moment_s + 0.5)
     assert haste.fits(0, MIB)
     assert not haste.fits(1, MIB)
-    haste.exceeded(LARGE_BYTES)
+    haste.exceeded(LARGE_BYTES, 100.0, 101.0)
     for _ in range(4):
         haste.came(MIB, MIB, 1.0)
     assert haste.fits(MIB, MIB)
@@ -42,6 +42,18 @@ def test_requests_that_time_out_halve_the_window_and_answers_open_it_again():
     for _ in range(1000):
         haste.came(MIB, MIB, 1.0)
     assert not haste.fits(GOSSIP.fetch_bytes_in_flight_max, 1)
+
+
+def test_requests_that_time_out_together_halve_the_window_once():
+    haste = Haste(GOSSIP)
+    half = GOSSIP.fetch_bytes_in_flight_max // 2
+    for began_s in (1.0, 1.5, 18.9):
+        haste.exceeded(MIB, began_s, 19.0 + began_s / 100)
+    assert haste.fits(half - MIB, MIB)
+    assert not haste.fits(half - MIB, MIB + 1)
+    haste.exceeded(MIB, 20.0, 38.0)
+    assert haste.fits(half // 2 - MIB, MIB)
+    assert not haste.fits(half // 2 - MIB, MIB + 1)
 
 
 @given(st.floats(GOSSIP.slowest_bytes_per_s, 1e9), st.integers(0, 32))

@@ -26,6 +26,7 @@ def id_of(number: int) -> bytes:
 def telling(*, fresh: int = 0) -> Telling:
     """Everybody has heard the line `old`, and is owed so many contributions."""
     made = Telling(ME, GOSSIP)
+    made.due(PEERS, "old", 0.0)
     for one in PEERS:
         made.told(one, (), "old")
     for number in range(fresh):
@@ -121,6 +122,38 @@ def test_what_is_sealed_and_who_is_gone_is_forgotten():
     assert made.owed(FIRST) == (id_of(0), id_of(2))
     assert made.owed(SECOND) == ()
     assert len(made) == 1
+
+
+def test_direct_members_max():
+    """So many are remembered, however many come and go between beats; who is present stays."""
+    made, many = Telling(ME, GOSSIP), [peer(number) for number in range(1, 3 * GOSSIP.direct_members_max)]
+    for start in range(2 * GOSSIP.direct_members_max):
+        present = many[start : start + GOSSIP.direct_members_max]
+        made.due(present, "line", 0.0)
+        made.owe(id_of(start), present)
+        assert len(made) <= GOSSIP.direct_members_max
+        assert all(made.owed(one) for one in present)
+    assert len(made) == GOSSIP.direct_members_max
+
+
+def test_strangers_leave_nothing_behind():
+    made, stranger = telling(), peer(999)
+    made.calling(stranger, 1.0)
+    made.called(stranger)
+    made.answered(stranger, 0.1)
+    made.told(stranger, [id_of(0)], "new")
+    assert not made.answering(stranger, [id_of(0)], "new", 1.0)
+    assert len(made) == len(PEERS)
+
+
+def test_a_line_that_only_an_answer_brought_is_told_again_after_the_patience():
+    made = telling(fresh=1)
+    assert made.answering(FIRST, [id_of(0)], "new", 5.0)
+    assert made.due([FIRST], "new", 5.1) == ([], 5.0 + made.patience_s)
+    assert made.due([FIRST], "new", 5.0 + made.patience_s)[0] == [FIRST]
+    assert made.due([FIRST], "newer", 5.1) == ([], 5.1 + GOSSIP.coalesce_s), "what is newer does not wait for that"
+    made.told(FIRST, (), "new")
+    assert made.due([FIRST], "new", 9.0) == ([], inf)
 
 
 def test_owed_max():

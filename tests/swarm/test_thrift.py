@@ -60,6 +60,15 @@ def test_the_users_limit_counts_as_a_link():
     assert after_rounds(limit_bytes_per_s=7e4).choose(MILLION, 7, 0, 40.0) == Choice("stc", 0.05)
 
 
+def test_a_link_that_runs_at_the_limit_is_not_counted_twice():
+    limited = after_rounds(limit_bytes_per_s=1e6)
+    room_bytes = limited.room_bytes(7, 0, 40.0)
+    limited.link.carried(0.0, 10.0, int(0.9 * 10e6))
+    assert limited.room_bytes(7, 0, 40.0) == room_bytes
+    limited.link.carried(10.0, 1000.0, 10**6)
+    assert limited.room_bytes(7, 0, 40.0) < room_bytes
+
+
 def test_a_budget_is_spread_over_rounds_and_over_both_directions():
     thrift = after_rounds(budget_bytes_per_h=360 * MILLION)  # 1 MB a round of 10 s, both ways
     saved = thrift.room_bytes(5, 0, 40.0)
