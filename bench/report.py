@@ -98,6 +98,8 @@ def other_section(bench: Bench) -> Iterator[str]:
     lines, about = found
     yield f"## {bench.title}"
     yield f"`{about.get('command', '')}`. " + where(about)
+    if bench.note:
+        yield bench.note
     if about.get("wrong"):
         yield f"**It did not end well: {about['wrong']}.**"
     for group in grouped(lines, lambda line: tuple(line)).values():
