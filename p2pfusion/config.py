@@ -64,6 +64,8 @@ OPEN_ROUNDS_MAX = 64
 """Open rounds above the tip that are kept: 8 horizons; a contribution beyond is refused until the tip follows."""
 AHEAD_ROUNDS_MAX = 4
 """Half a horizon: who trains further ahead would publish to rounds that others may seal without it."""
+LIMIT_BYTES_PER_S_MIN = 65536.0
+"""Nobody waits for a segment that comes slower."""
 CODEC_NAMES = ("auto", "fp32", "bf16", "int8", "int4", "topk", "stc")
 """What may be asked for; all but `auto` are names on the wire (`wire.compression`)."""
 EVENTS_MAX = 1024
@@ -120,7 +122,7 @@ class GossipConfig:
     small contribution to a new round is not offered by its id: its author's own call with it is on its way."""
     call_deadline_s: float = 2.0
     """A gossip call that takes longer has failed; somebody else is asked."""
-    slowest_bytes_per_s: float = 65536.0
+    slowest_bytes_per_s: float = LIMIT_BYTES_PER_S_MIN
     """A segment gets `call_deadline_s` and what its bytes take at this rate: 18 s for the largest."""
     fetches_in_flight_max: int = 16
     fetch_bytes_in_flight_max: int = 8 << 20

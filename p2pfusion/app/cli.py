@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from p2pfusion import __version__
 from p2pfusion.app import values
@@ -137,6 +138,9 @@ def join(**options: Any) -> int:
     """Join or start a swarm on this LAN and train until --until, --timeout or Ctrl-C."""
     from p2pfusion.app.joining import JoinOptions, run_join
 
+    given = click.get_current_context().get_parameter_source("density")
+    if given is ParameterSource.COMMANDLINE and options["codec"] not in ("topk", "stc"):
+        raise click.UsageError(f"--density is for --codec topk or stc; --codec {options['codec']} has none")
     return run_join(JoinOptions(**options))
 
 

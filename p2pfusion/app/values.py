@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from p2pfusion.config import NAME_BYTES_MAX
+from p2pfusion.config import LIMIT_BYTES_PER_S_MIN, NAME_BYTES_MAX
 
 _NUMBER = r"(\d+(?:\.\d*)?|\.\d+)"
 _DURATION = re.compile(_NUMBER + r"\s*(ms|s|m|h)?")
@@ -191,8 +191,11 @@ def _flow(text: str, example: str) -> float:
 
 
 def parse_limit_rate(text: str) -> float:
-    """`2MB/s`, `500kB/s`, `1MiB/s`, `30MB/min`; returns bytes per second, from 1 to 10^12."""
-    return _flow(text, "2MB/s, 500kB/s or 1MiB/s")
+    """`2MB/s`, `500kB/s`, `1MiB/s`, `30MB/min`; returns bytes per second, `LIMIT_BYTES_PER_S_MIN` to 10^12."""
+    rate = _flow(text, "2MB/s, 500kB/s or 1MiB/s")
+    if rate < LIMIT_BYTES_PER_S_MIN:
+        raise ValueError(f"{text!r} is too little: at least 66kB/s, or nobody would wait for what is sent")
+    return rate
 
 
 def parse_budget(text: str) -> float:

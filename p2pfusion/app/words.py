@@ -61,12 +61,11 @@ def data_rate(bytes_per_s: float) -> str:
 
 
 def split(traffic: Traffic, direction: Direction) -> str:
-    """Bytes of one direction and what they were, in one unit: `3.1 MB: 2.8 weights, 0.1 lists, 0.2 talk`."""
+    """Bytes of one direction and what they were: `3.1 MB (weights 2.8 MB, talk 310 kB)`."""
     total = data_size(traffic.sent if direction == "sent" else traffic.received)
-    scale = 1000 ** _UNITS.index(total.split()[1])
-    digits = 0 if scale == 1 else 1
-    kinds = [f"{traffic.bytes_of(direction, kind) / scale:.{digits}f} {word}" for kind, word in _KIND_WORDS.items()]
-    return f"{total}: {', '.join(kinds)}"
+    sizes = {word: traffic.bytes_of(direction, kind) for kind, word in _KIND_WORDS.items()}
+    kinds = [f"{word} {data_size(size)}" for word, size in sizes.items() if size]
+    return f"{total} ({', '.join(kinds)})" if kinds else total
 
 
 def count(number: int) -> str:

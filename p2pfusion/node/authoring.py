@@ -114,9 +114,14 @@ class Authoring:
         """The codec of my next contribution; tells when no codec could keep the user's budget."""
         state, now_s = self._state, self._state.now_s()
         others, spent = len(state.membership.view(now_s).trainers()) - 1, state.bytes_sent + state.bytes_received
-        if not self._was_beyond and state.thrift.is_beyond_budget(elements, others, spent, now_s):
+        rate = None if self._was_beyond else state.thrift.beyond_budget(elements, others, spent, now_s)
+        if rate is not None:
             self._was_beyond = True
-            state.warn("budget", "rounds take more than --budget even with the barest codec: train longer rounds")
+            state.warn(
+                "budget",
+                f"this run moves about {rate / 1e6:.0f} MB an hour, more than the budget: a budget only chooses this "
+                "node's codec, and never slows rounds; let everybody use --codec auto, or the task train more steps",
+            )
         return state.thrift.choose(elements, others, spent, now_s)
 
     def _add(self, manifest: Contribution, segments: Sequence[bytes]) -> Entry:

@@ -35,6 +35,10 @@ TRANSFER_BYTES_MIN = 16 << 10
 FAST_BYTES_PER_S = 100e6
 """On such a link zstd, at 0.6 GB/s, takes longer than the fifth it saves (bench/codecs.py)."""
 ROUNDS_KEPT_MAX = 5
+BEYOND_ROUNDS_MIN = 3
+"""Rounds before it is said that a budget cannot be kept: the first ones tell little of what is to come."""
+BEYOND_SLACK = 1.2
+"""What was moved may be this many times the budget before it is said."""
 HOUR_S = 3600.0
 
 
@@ -109,6 +113,8 @@ class Thrift:
             return Choice(self._config.codec, self._config.codec_density)
         if 4 * elements <= EXACT_BYTES_MAX:
             return Choice("fp32")
+        if self._config.budget_bytes_per_h is not None and not self._rounds_s and others:
+            return LADDER[-1]  # how long a round takes is not known yet: do not overdraw
         room_bytes = self.room_bytes(others, spent_bytes, now_s)
         steps = len(LADDER) if self._last is None else LADDER.index(self._last)
         for step, choice in enumerate(LADDER):
@@ -133,9 +139,14 @@ class Thrift:
             rooms.append(max(due_bytes - spent_bytes, 0.0) / BUDGET_ROUNDS / (2 * others))
         return min(rooms)
 
-    def is_beyond_budget(self, elements: int, others: int, spent_bytes: int, now_s: float) -> bool:
-        """Whether even the barest codec takes more than the budget leaves room for."""
-        if self._config.budget_bytes_per_h is None:
-            return False
-        barest = LADDER[-1] if self._config.codec == "auto" else Choice(self._config.codec, self._config.codec_density)
-        return barest.bytes_of(elements) > self.room_bytes(others, spent_bytes, now_s)
+    def beyond_budget(self, elements: int, others: int, spent_bytes: int, now_s: float) -> float | None:
+        """Bytes an hour that this run moves or must move at least, when that is clearly more than the budget."""
+        budget, begun_s = self._config.budget_bytes_per_h, self._begun_s
+        if budget is None or begun_s is None or len(self._rounds_s) < BEYOND_ROUNDS_MIN:
+            return None
+        round_s, is_own = median(self._rounds_s), self._config.codec != "auto"
+        own = Choice(self._config.codec, self._config.codec_density)
+        least = (own if is_own else LADDER[-1]).bytes_of(elements) * 2 * others / max(round_s, 1e-3) * HOUR_S
+        moved = spent_bytes / (now_s - begun_s + BUDGET_ROUNDS * round_s) * HOUR_S
+        most = max(least, moved)
+        return most if most > BEYOND_SLACK * budget else None

@@ -170,7 +170,7 @@ def test_the_comparisons_are_printed_whatever_they_say(child: Callable[..., Chil
     assert isinstance(line, DemoDoneLine)
     text = "\n".join(report(line, 0.5))
     assert "fox, otter and wren hold the same model" in text
-    assert "sent 9.0 kB: 8.1 weights, 0.5 lists, 0.4 talk" in text
+    assert "sent 9.0 kB (weights 8.1 kB, lists 540 B, talk 360 B)" in text
     for figure in ("90.0 %", "88.0 %", "93.0 %", "96.0 %"):
         assert figure in text
 

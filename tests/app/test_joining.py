@@ -41,11 +41,13 @@ def test_a_run_that_never_began_was_interrupted() -> None:
 def test_the_last_sentence_tells_what_is_known(done_line: Callable[..., DoneLine]) -> None:
     assert farewell(done_line(seconds=75.0)) == (
         "fox: ok at round 3 after 1:15, accuracy 90.0 %, model 1212121212121212, "
-        "sent 3.0 kB: 2.7 weights, 0.2 lists, 0.1 talk; received 6.0 kB: 5.4 weights, 0.4 lists, 0.2 talk"
+        "sent 3.0 kB (weights 2.7 kB, lists 180 B, talk 120 B); "
+        "received 6.0 kB (weights 5.4 kB, lists 360 B, talk 240 B)"
     )
     assert farewell(done_line(accuracy=None, model_sha256=None, status="interrupted")) == (
         "fox: interrupted at round 3 after 0:01, "
-        "sent 3.0 kB: 2.7 weights, 0.2 lists, 0.1 talk; received 6.0 kB: 5.4 weights, 0.4 lists, 0.2 talk"
+        "sent 3.0 kB (weights 2.7 kB, lists 180 B, talk 120 B); "
+        "received 6.0 kB (weights 5.4 kB, lists 360 B, talk 240 B)"
     )
 
 

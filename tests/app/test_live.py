@@ -67,8 +67,8 @@ def test_the_table_shows_who_is_here_and_what_they_train(lines: list[Line]) -> N
             " node   trains     share  round   loss   heard    sent  received  state",
             " fox    ██▒▒██▒▒  30.0 %      2  0.500  3 of 3  2.0 kB    4.0 kB  training",
             " otter                                                            left",
-            " sent 2.0 kB: 1.8 weights, 0.1 lists, 0.1 talk",
-            " received 4.0 kB: 3.6 weights, 0.2 lists, 0.2 talk",
+            " sent 2.0 kB (weights 1.8 kB, lists 120 B, talk 80 B)",
+            " received 4.0 kB (weights 3.6 kB, lists 240 B, talk 160 B)",
             " warning: fox: work came too late",
         ]
     )

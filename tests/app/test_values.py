@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from p2pfusion.app import values
 from p2pfusion.app.values import Part, Until
 from p2pfusion.app.words import data_rate
+from p2pfusion.config import LIMIT_BYTES_PER_S_MIN
 
 
 @pytest.mark.parametrize(
@@ -59,11 +60,18 @@ def test_bandwidths(text: str, bytes_per_s: float) -> None:
      ("1B/s", 1.0), (" 1GB/s ", 1e9), ("1GiB/s", 2**30), ("6KB/m", 100.0)],
 )  # fmt: skip
 def test_data_per_time(text: str, bytes_per_s: float) -> None:
-    assert values.parse_limit_rate(text) == pytest.approx(bytes_per_s)
     assert values.parse_budget(text) == pytest.approx(3600 * bytes_per_s)
+    if bytes_per_s >= LIMIT_BYTES_PER_S_MIN:
+        assert values.parse_limit_rate(text) == pytest.approx(bytes_per_s)
 
 
-@given(st.integers(1, 9999), st.sampled_from(["kB", "MB"]))
+def test_a_limit_has_a_least_rate() -> None:
+    assert values.parse_limit_rate("64KiB/s") == LIMIT_BYTES_PER_S_MIN == values.parse_limit_rate(" 65.536 kB/s")
+    with pytest.raises(ValueError, match="at least 66kB/s"):
+        values.parse_limit_rate("65kB/s")
+
+
+@given(st.integers(1000, 9999), st.sampled_from(["kB", "MB"]))
 def test_what_is_printed_can_be_read_again(tenths: int, unit: str) -> None:
     rate = values.parse_limit_rate(f"{tenths / 10}{unit}/s")
     assert values.parse_limit_rate(data_rate(rate)) == pytest.approx(rate, rel=0.06)

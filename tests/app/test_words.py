@@ -20,10 +20,11 @@ def test_data_sizes(size_bytes: int, text: str) -> None:
     assert words.data_size(size_bytes) == text
 
 
-def test_what_moved_is_told_in_one_unit() -> None:
+def test_what_moved_is_told_by_kind() -> None:
     traffic = Traffic(payload_sent=2_800_000, header_sent=98_000, gossip_sent=200_000, gossip_received=512)
-    assert words.split(traffic, "sent") == "3.1 MB: 2.8 weights, 0.1 lists, 0.2 talk"
-    assert words.split(traffic, "received") == "512 B: 0 weights, 0 lists, 512 talk"
+    assert words.split(traffic, "sent") == "3.1 MB (weights 2.8 MB, lists 98.0 kB, talk 200 kB)"
+    assert words.split(traffic, "received") == "512 B (talk 512 B)"
+    assert words.split(Traffic(), "sent") == "0 B"
 
 
 @pytest.mark.parametrize(("elapsed_s", "text"), [(0, "0:00"), (9.9, "0:09"), (750, "12:30"), (3723, "1:02:03")])

@@ -76,8 +76,25 @@ def test_a_budget_is_spread_over_rounds_and_over_both_directions():
     assert spent == pytest.approx(MILLION / 10), "what was due so far is spent: a round's share for each of ten copies"
     assert saved > spent
     assert thrift.room_bytes(5, 20 * MILLION, 40.0) == 0.0
-    assert thrift.is_beyond_budget(MILLION, 5, 20 * MILLION, 40.0)
-    assert not thrift.is_beyond_budget(MILLION, 5, 4 * MILLION, 40.0)
+
+
+def test_with_a_budget_the_first_round_is_careful():
+    assert Thrift(NodeConfig(budget_bytes_per_h=1e9)).choose(MILLION, 5, 0, 0.0).codec == "stc"
+    assert Thrift(NodeConfig(budget_bytes_per_h=1e9)).choose(MILLION, 0, 0, 0.0).codec == "int8", (
+        "alone it costs nothing"
+    )
+
+
+def test_a_budget_that_cannot_be_kept_is_told_with_the_rate():
+    thrift = after_rounds(budget_bytes_per_h=10 * MILLION)  # 28 kB a round of 10 s, five others: 2.8 kB each
+    least = LADDER[-1].bytes_of(MILLION) * 2 * 5 * 360
+    assert thrift.beyond_budget(MILLION, 5, 0, 40.0) == pytest.approx(least)
+    assert thrift.beyond_budget(10_000, 5, 0, 40.0) is None
+    moved = 36 * MILLION  # by others, say
+    assert thrift.beyond_budget(10_000, 5, MILLION, 0.0) == pytest.approx(moved)
+    assert after_rounds(budget_bytes_per_h=10 * MILLION, codec="fp32").beyond_budget(10_000, 5, 0, 40.0) is not None
+    assert Thrift(NodeConfig(budget_bytes_per_h=1.0)).beyond_budget(MILLION, 5, MILLION, 9.0) is None, "too early"
+    assert after_rounds().beyond_budget(MILLION, 5, 10**12, 40.0) is None
 
 
 def test_it_does_not_go_to_and_fro():
