@@ -12,7 +12,7 @@ import numpy as np
 from blake3 import blake3
 
 from p2pfusion.algorithms.base import Vector
-from p2pfusion.config import COVERED_IDS_MAX, LINKS_KEPT_MAX, SEGMENT_BYTES_MAX
+from p2pfusion.config import COVERED_IDS_MAX, LINKS_KEPT_MAX
 from p2pfusion.errors import RemoteError, WireError
 from p2pfusion.node.calls import Calls
 from p2pfusion.node.snapshots import grafts_of
@@ -81,10 +81,10 @@ class Pull:
         holders = [peer, *(report.peer for report, _ in state.membership.reports() if report.peer != peer)]
         haste = Haste(state.config.gossip, state.config.limit_bytes_per_s)
         room = asyncio.Semaphore(places := min(state.config.gossip.fetches_in_flight_max, haste.segments_max))
-        deadline_s = haste.deadline_s(SEGMENT_BYTES_MAX, places * SEGMENT_BYTES_MAX)
 
         async def one(index: int) -> None:
             piece = data[starts[index] : starts[index + 1]]
+            deadline_s = haste.deadline_s(len(piece), places * len(piece))
             async with room:
                 for _ in range(RESTS_MAX):
                     is_busy = False
