@@ -24,6 +24,9 @@ from p2pfusion.wire.codec import decode_links, decode_snapshot, next_chain
 from p2pfusion.wire.compression import segment_sizes
 from p2pfusion.wire.messages import Link, PeerId, Snapshot
 
+FIRST_SHARE = 0.25
+"""Of a segment's time for the first who is asked: it may never have heard it, and there are others."""
+
 
 class Pull:
     """Asks members for snapshots."""
@@ -80,6 +83,7 @@ class Pull:
         data = np.empty(starts[-1], np.uint8).data  # not zeroed: that alone would stop the loop for a large model
         holders = [peer, *(report.peer for report, _ in state.membership.reports() if report.peer != peer)]
         haste = Haste(state.config.gossip, state.config.limit_bytes_per_s)
+        is_free = state.config.limit_bytes_per_s is None
         room = asyncio.Semaphore(places := min(state.config.gossip.fetches_in_flight_max, haste.segments_max))
 
         async def one(index: int) -> None:
@@ -90,7 +94,8 @@ class Pull:
                     is_busy = False
                     for turn in range(len(holders)):
                         holder = holders[(index + turn) % len(holders)]
-                        status = await self._piece(holder, manifest, index, piece, deadline_s)
+                        share = FIRST_SHARE if turn == 0 and is_free and len(holders) > 1 else 1.0
+                        status = await self._piece(holder, manifest, index, piece, share * deadline_s)
                         if status == 200:
                             return
                         is_busy |= status in (429, 503)
