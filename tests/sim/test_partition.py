@@ -35,6 +35,8 @@ SCENARIO = Scenario(
     until_s=300.0,
 )
 SEEDS = range(1, 6)
+NOISE = 0.004
+"""One standard error of an accuracy near 97 % over five times 360 images; the better half is chosen by the same images."""
 
 
 class Models:
@@ -117,7 +119,7 @@ def test_the_healed_model_is_no_worse_than_the_better_half(learnt):
     """After the rounds that are left: the average of two models that went apart for a minute must be trained on."""
     better, grafted, final = (fmean(accuracies) for accuracies in zip(*learnt, strict=True))
     print(f"better half {better:.4f}, right after the graft {grafted:.4f}, at the end {final:.4f}")
-    assert final >= better
+    assert final >= better - NOISE
     assert grafted >= better - 0.02, "and the average itself is no wreck"
 
 
