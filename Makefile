@@ -26,7 +26,7 @@ help:
 	@echo "make test    the whole test suite"
 	@echo "make lint    style and types"
 	@echo "make soak    hours of faults: SEEDS=$(SEEDS) LEDGER_SEEDS=$(LEDGER_SEEDS) KILLS=$(KILLS) BUSY_S=$(BUSY_S)"
-	@echo "make bench   measure this project: about half an hour, writes bench/results and BENCHMARKS.md"
+	@echo "make bench   measure this project: about an hour, writes bench/results and BENCHMARKS.md"
 	@echo "make bench-peers  the same beside hivemind, Flower, p2pfl and gloo: about half an hour, 3 GB of packages"
 	@echo "make clean   remove what these made"
 

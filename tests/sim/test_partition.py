@@ -36,7 +36,7 @@ SCENARIO = Scenario(
 )
 SEEDS = range(1, 6)
 NOISE = 0.004
-"""One standard error of an accuracy near 97 % over five times 360 images; the better half is chosen by the same images."""
+"""One standard error of 97 % over five times 360 images; the better half is chosen by the same images."""
 
 
 class Models:
