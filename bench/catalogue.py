@@ -53,10 +53,10 @@ the protocol."""
 
 
 OVERLAP_NOTE = """\
-The executor trains 99 % of the time; without training ahead it was 77 % (8 rounds, three seeds). The accuracy is NOT equal
-yet after 20 rounds of 8 steps: 93.6 to 95.3 % on the slow link, 94.2 to 97.2 % on the free one; the ranges overlap, but
-each seed ends 0.6 to 2.5 points lower, about what a round or two of staleness costs while learning is still fast. Longer
-runs were not made."""
+The executor trains 99 % of the time; without training ahead it was 77 % (8 rounds, three seeds). The accuracy is NOT
+equal yet after 20 rounds of 8 steps: 93.6 to 95.3 % on the slow link, 94.2 to 97.2 % on the free one; the ranges
+overlap, but each seed ends 0.6 to 2.5 points lower, about what a round or two of staleness costs while learning is
+still fast. Longer runs were not made."""
 
 
 def learning_goals(data: str) -> tuple[Goal, ...]:
