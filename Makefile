@@ -72,7 +72,7 @@ lint: setup
 
 soak: setup
 	$(PYTHON_IN_VENV) -m tests.oracle.soak --seeds $(LEDGER_SEEDS) --alone
-	P2PFUSION_KILLS=$(KILLS) P2PFUSION_BUSY_S=$(BUSY_S) P2PFUSION_CHURN_ROUNDS=110 \
+	P2PFUSION_KILLS=$(KILLS) P2PFUSION_BUSY_S=$(BUSY_S) P2PFUSION_CHURN_ROUNDS=110 P2PFUSION_CHURN_SEEDS=5 \
 		$(PYTHON_IN_VENV) -m pytest -q -s --timeout 3600 \
 		tests/e2e/test_restart.py tests/e2e/test_busy.py tests/e2e/test_churn.py
 	$(PYTHON_IN_VENV) -m p2pfusion simulate churn --task light --nodes 64 --seeds $(SEEDS) --out soak/
