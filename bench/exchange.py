@@ -57,7 +57,7 @@ PAYLOAD_ROUNDS = 1.25
 """Rounds of everybody's fp32 payload that fit `ledger_bytes_max`: the open one and a little; older ones are let go."""
 
 
-def _no_network(widths: object, full: object) -> NoReturn:
+def _no_network(spec: object) -> NoReturn:
     raise NotImplementedError("nothing is trained here")
 
 

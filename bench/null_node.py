@@ -35,7 +35,7 @@ from p2pfusion.store.folder import FolderStore
 from p2pfusion.store.memory import MemoryStore
 
 
-def _no_network(widths: object, full: object) -> NoReturn:
+def _no_network(spec: object) -> NoReturn:
     raise NotImplementedError("the null model has no network")
 
 

@@ -51,7 +51,7 @@ LOOK_S = 0.005
 MOST_S = 120.0
 
 
-def _no_network(widths: object, full: object) -> NoReturn:
+def _no_network(spec: object) -> NoReturn:
     raise NotImplementedError("nothing is trained here")
 
 

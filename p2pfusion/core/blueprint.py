@@ -28,8 +28,22 @@ from p2pfusion.errors import TaskError
 if TYPE_CHECKING:
     from torch import nn
 
-Factory = Callable[[Mapping[str, int], Mapping[str, int]], "nn.Module"]
-"""(width kept per axis, full width per axis) -> the network of that width; parameters may be uninitialised."""
+
+@dataclass(frozen=True, slots=True)
+class ModuleSpec:
+    """What a factory is asked to build: the blocks, and by axis how many indices are kept of how many."""
+
+    blocks: tuple[str, ...]
+    widths: Mapping[str, int]
+    full: Mapping[str, int]
+
+    def rate(self, axis: str) -> float:
+        """Share of an axis that is kept; what a `Scaler` before a layer with these inputs divides by."""
+        return self.widths[axis] / self.full[axis]
+
+
+Factory = Callable[[ModuleSpec], "nn.Module"]
+"""The network of that width; parameters may be uninitialised."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +103,12 @@ class Blueprint:
     axes: tuple[Axis, ...]
     parameters: tuple[Parameter, ...]
     factory: Factory = field(compare=False, repr=False)
+    output_layer: str | None = field(default=None, compare=False)
+    """Path of the module whose input is the network's representation of a sample, such as "head.linear"; None: unknown.
+    Objectives that compare representations need it."""
+    members: tuple[tuple[str, ...], ...] = field(default=(), compare=False)
+    """Blocks that are a network by themselves, where the model is several side by side (`core.ensemble`). Empty: the
+    factory builds all blocks or nothing."""
     parameter_slices: Mapping[str, slice] = field(init=False, compare=False, repr=False)
     """Parameter name -> its slice of the whole model's flat vector."""
     size: int = field(init=False, compare=False, repr=False)
@@ -129,17 +149,19 @@ class Blueprint:
         """The sub-model that is everything."""
         return SubModel(self.blocks)
 
-    def build(self, sub_model: SubModel) -> nn.Module:
+    def build(self, sub_model: SubModel, *, scaled: bool = True) -> nn.Module:
         """The narrow, dense network of a sub-model: real savings in time and memory, never a mask. Not initialised.
 
-        Raises `ValueError` for a sub-model without all blocks, `TaskError` when the factory does not deliver the
-        declared names and shapes.
+        `scaled=False` makes it a network of its own: what it keeps counts as whole, so no Scaler works in it. Raises
+        `ValueError` for a sub-model that is not a number of `members`, `TaskError` when the factory does not deliver
+        the declared names and shapes.
         """
         sub_model.validate(self)
-        if sub_model.blocks != self.blocks:
-            raise ValueError("this blueprint builds its whole depth; the sub-model leaves blocks out")
+        if sub_model.blocks != tuple(block for member in self.members_in(sub_model) for block in member):
+            raise ValueError("this blueprint builds whole networks; the sub-model leaves blocks out")
         widths = {axis.name: sub_model.width(self, axis.name) for axis in self.axes}
-        module = self.factory(widths, {axis.name: axis.size for axis in self.axes})
+        full = {axis.name: axis.size for axis in self.axes} if scaled else widths
+        module = self.factory(ModuleSpec(sub_model.blocks, widths, full))
         built = [(name, tuple(tensor.shape)) for name, tensor in module.named_parameters()]
         declared = [(name, shape) for name, (_, shape) in layout(self, sub_model).items()]
         if built != declared:
@@ -147,6 +169,11 @@ class Blueprint:
             what = f"{difference[0]} instead of {difference[1]}" if difference else "another number of parameters"
             raise TaskError(f"blueprint: the factory built {what}; make its names and shapes follow the declaration")
         return module
+
+    def members_in(self, sub_model: SubModel) -> tuple[tuple[str, ...], ...]:
+        """The networks whose blocks the sub-model holds whole, in order."""
+        held = frozenset(sub_model.blocks)
+        return tuple(member for member in self.members or (self.blocks,) if held.issuperset(member))
 
     def narrow(self, rate: float) -> Blueprint:
         """The *small* model: every axis ceil(rate * units) units wide, a network of its own (full width = its width).

@@ -1,17 +1,66 @@
 """What local training minimises, and what evaluation counts.
 
-A loss is `(output, target) -> scalar tensor`, averaged over the batch. Knows no network, slice or swarm.
+A `Loss` is the owner's: `(output, target) -> scalar tensor`, the mean over the batch. An `Objective` is an algorithm's:
+what one step of a local training minimises, given the network and a batch, on top of that loss. This module holds the
+plain one; `nested` and `contrastive` hold others. It knows no scheme and no swarm.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 import torch
+from torch import nn
 from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from p2pfusion.core.blueprint import Blueprint
+    from p2pfusion.core.submodel import SubModel, Vector
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(output of the network, target) -> scalar, the mean over the batch."""
+StepLoss = Callable[[nn.Module, torch.Tensor, torch.Tensor], torch.Tensor]
+"""(network of the sub-model, x, y) -> scalar to minimise in this step."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One local training: the sub-model, its values before (flat float32), the owner's loss, a seed for chance."""
+
+    blueprint: Blueprint
+    sub_model: SubModel
+    start: Vector
+    loss: Loss
+    seed: int
+
+
+class Objective(Protocol):
+    """What a local training minimises. One object serves one node and may remember its earlier trainings."""
+
+    is_scaled: bool
+    """Whether the network trains with Scalers (`Blueprint.build`)."""
+
+    def begin(self, job: Job) -> StepLoss:
+        """The loss of the steps that follow."""
+        ...
+
+    def done(self, job: Job, after: Vector) -> None:
+        """The training is over, with these values."""
+        ...
+
+
+class Plain:
+    """The owner's loss and nothing else."""
+
+    is_scaled = True
+
+    def begin(self, job: Job) -> StepLoss:
+        return lambda module, x, y: job.loss(module(x), y)
+
+    def done(self, job: Job, after: Vector) -> None:
+        """Nothing to remember."""
 
 
 def cross_entropy(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

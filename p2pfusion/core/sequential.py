@@ -13,15 +13,15 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, TypeGuard
 
 import torch
 from torch import nn
 
-from p2pfusion.core.blueprint import Axis, Blueprint
-from p2pfusion.core.layers import Draft, Flow, Widths, describe, is_known
+from p2pfusion.core.blueprint import Axis, Blueprint, Factory, ModuleSpec
+from p2pfusion.core.layers import Draft, Flow, describe, is_known
 from p2pfusion.core.scaler import Scaler
 from p2pfusion.errors import TaskError
 
@@ -42,28 +42,30 @@ def blueprint_of(model: nn.Sequential, example: torch.Tensor) -> Blueprint:
         x = _run(path, layer, x)
         flow = replace(describe(draft, path, layer, flow), shape=tuple(x.shape))
     axes = tuple(Axis(name, size, unit) for name, (size, unit) in draft.units.items())
-    return Blueprint(tuple(draft.blocks), axes, tuple(draft.parameters), _factory(model, draft))
+    return Blueprint(
+        tuple(draft.blocks), axes, tuple(draft.parameters), _factory(model, draft), output_layer=draft.last
+    )
 
 
-def _factory(model: nn.Sequential, draft: Draft) -> Callable[[Widths, Widths], nn.Module]:
+def _factory(model: nn.Sequential, draft: Draft) -> Factory:
     template = _skeleton(model)
     trains = {name: tensor.requires_grad for name, tensor in model.named_parameters()}
 
-    def rebuild(branch: Mapping[str, Any], prefix: str, widths: Widths, full: Widths) -> nn.Sequential:
+    def rebuild(branch: Mapping[str, Any], prefix: str, spec: ModuleSpec) -> nn.Sequential:
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         for key, inner in branch.items():
             path = f"{prefix}{key}"
             if inner is not None:
-                layers[key] = rebuild(inner, f"{path}.", widths, full)
+                layers[key] = rebuild(inner, f"{path}.", spec)
                 continue
             if path in draft.scaled:
                 axis = draft.scaled[path]
-                _insert(layers, f"{key}_scaler", Scaler(widths[axis] / full[axis]))
-            layers[key] = draft.makers[path](widths)
+                _insert(layers, f"{key}_scaler", Scaler(spec.rate(axis)))
+            layers[key] = draft.makers[path](spec.widths)
         return nn.Sequential(layers)
 
-    def factory(widths: Widths, full: Widths) -> nn.Module:
-        module = rebuild(template, "", widths, full)
+    def factory(spec: ModuleSpec) -> nn.Module:
+        module = rebuild(template, "", spec)
         for name, tensor in module.named_parameters():
             tensor.requires_grad_(trains[name])
         return module

@@ -10,7 +10,7 @@ It runs in an executor thread on copies, touches nothing shared, and knows neith
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,13 +20,16 @@ from torch.optim.sgd import sgd
 
 from p2pfusion.core.blueprint import Blueprint
 from p2pfusion.core.data import Batch, Data
-from p2pfusion.core.objectives import Loss, correct
+from p2pfusion.core.objectives import Job, Loss, Objective, Plain, StepLoss, correct
 from p2pfusion.core.submodel import SubModel, Vector
 from p2pfusion.errors import LocalError, TrainingError
 
 
 class Optimizer(Protocol):
     """What a round needs of an optimizer; every `torch.optim.Optimizer` has it."""
+
+    param_groups: list[dict[str, Any]]
+    """The learning rate is `lr` of each."""
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients."""
@@ -49,7 +52,8 @@ class Sgd:
         if lr < 0 or momentum < 0:
             raise ValueError(f"lr = {lr}, momentum = {momentum}: must be at least 0")
         self._parameters = list(parameters)
-        self._lr, self._momentum = lr, momentum
+        self.param_groups = [{"lr": lr}]
+        self._momentum = momentum
         self._buffers: list[torch.Tensor | None] = [None] * len(self._parameters)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -68,7 +72,7 @@ class Sgd:
             buffers,
             foreach=False,
             fused=False,
-            lr=self._lr,
+            lr=self.param_groups[0]["lr"],
             momentum=self._momentum,
             weight_decay=0.0,
             dampening=0.0,
@@ -84,13 +88,16 @@ class Recipe:
     """How to train: the loss, a fresh optimizer for given parameters, how many steps a round has at most.
 
     Gradients are clipped to `clip_norm` (L2, over all parameters; None: never). HeteroFL trains with 1.0 (PAPERS.md
-    4.1), and thin slices need it: the Scaler multiplies their gradients by 1/rate.
+    4.1), and thin slices need it: the Scaler multiplies their gradients by 1/rate. The optimizer's learning rate is
+    multiplied by `lr_factor`; `objective` makes of the loss what a step minimises.
     """
 
     loss: Loss
     optimizer: OptimizerFactory
     steps: int
     clip_norm: float | None = None
+    lr_factor: float = 1.0
+    objective: Objective = field(default_factory=Plain)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,41 +127,65 @@ def train(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module = loaded(blueprint, sub_model, start).train()
+        job = Job(blueprint=blueprint, sub_model=sub_model, start=start, loss=recipe.loss, seed=seed)
+        module = loaded(blueprint, sub_model, start, scaled=recipe.objective.is_scaled).train()
         optimizer = recipe.optimizer([tensor for tensor in module.parameters() if tensor.requires_grad])
+        for group in optimizer.param_groups:
+            group["lr"] *= recipe.lr_factor
+        step_loss = recipe.objective.begin(job)
         losses: list[float] = []
         samples = 0
         while len(losses) < recipe.steps and not should_stop():
             x, y = _next(batches, len(losses))
-            losses.append(_step(module, optimizer, recipe, (x, y), len(losses)))
+            losses.append(_step(module, optimizer, step_loss, recipe.clip_norm, (x, y), len(losses)))
             samples += len(y)
     after = flattened(module)
     if not np.isfinite(after).all():
         raise TrainingError(f"parameters are not finite after {len(losses)} steps; lower the learning rate")
+    recipe.objective.done(job, after)
     return Trained(after=after, loss=sum(losses) / max(1, len(losses)), samples=samples, steps=len(losses))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """What one pass over labelled data gave: share of right labels (0..1), mean loss over the labels."""
+
+    accuracy: float
+    loss: float
 
 
 def evaluate(blueprint: Blueprint, vector: Vector, data: Data) -> float:
     """Accuracy (0..1) of the whole model on one pass over labelled data, in eval mode. Raises `TrainingError`."""
-    module = loaded(blueprint, blueprint.whole(), vector).eval()
+    return score(blueprint, blueprint.whole(), vector, data).accuracy
+
+
+def score(blueprint: Blueprint, sub_model: SubModel, values: Vector, data: Data, loss: Loss | None = None) -> Score:
+    """How good a sub-model is as a network of its own (flat float32 values, no Scaler), in eval mode.
+
+    Without a `loss` the mean loss is 0. Raises `TrainingError`.
+    """
+    module = loaded(blueprint, sub_model, values, scaled=False).eval()
     right = total = 0
+    lost = 0.0
     with torch.no_grad():
         try:
             for x, y in data.once():
-                right += correct(module(x), y)
+                output = module(x)
+                right += correct(output, y)
                 total += y.numel()
+                lost += float(loss(output, y)) * y.numel() if loss is not None else 0.0
         except LocalError:
             raise
         except Exception as error:
             raise TrainingError(f"validation: {type(error).__name__}: {error}") from error
     if not total:
         raise TrainingError("validation: there is no data")
-    return right / total
+    return Score(accuracy=right / total, loss=lost / total)
 
 
-def loaded(blueprint: Blueprint, sub_model: SubModel, values: Vector) -> nn.Module:
+def loaded(blueprint: Blueprint, sub_model: SubModel, values: Vector, *, scaled: bool = True) -> nn.Module:
     """The sub-model's network holding these values (flat float32, copied). Raises `ValueError` for another size."""
-    module = blueprint.build(sub_model)
+    module = blueprint.build(sub_model, scaled=scaled)
     # An own copy: sealed vectors are read-only, which torch cannot express.
     flat = torch.from_numpy(np.array(values, np.float32))
     if flat.numel() != sum(tensor.numel() for tensor in module.parameters()):
@@ -173,14 +204,16 @@ def flattened(module: nn.Module) -> Vector:
     return np.asarray(torch.cat(pieces).numpy(), np.float32)
 
 
-def _step(module: nn.Module, optimizer: Optimizer, recipe: Recipe, batch: Batch, step: int) -> float:
+def _step(
+    module: nn.Module, optimizer: Optimizer, step_loss: StepLoss, clip_norm: float | None, batch: Batch, step: int
+) -> float:
     """One optimizer step; returns the loss before it."""
     try:
         optimizer.zero_grad(set_to_none=True)
-        value = recipe.loss(module(batch[0]), batch[1])
+        value = step_loss(module, *batch)
         value.backward()  # type: ignore[no-untyped-call]
-        if recipe.clip_norm is not None:
-            nn.utils.clip_grad_norm_(module.parameters(), recipe.clip_norm)
+        if clip_norm is not None:
+            nn.utils.clip_grad_norm_(module.parameters(), clip_norm)
         optimizer.step()
         number = float(value.detach())
     except LocalError:

@@ -22,7 +22,7 @@ STEP = 0.5
 NOISE = 0.01
 
 
-def _no_network(widths: object, full: object) -> NoReturn:
+def _no_network(spec: object) -> NoReturn:
     raise NotImplementedError("the light blueprint has no network")
 
 

@@ -6,10 +6,10 @@ hosts can describe, slice and fold these models without it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from p2pfusion.core.blueprint import Axis, Blueprint, Dim, Init, Parameter
+from p2pfusion.core.blueprint import Axis, Blueprint, Dim, Init, ModuleSpec, Parameter
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,23 +29,30 @@ def mlp(inputs: int, hidden: Sequence[int], outputs: int) -> Blueprint:
         for parameter in _affine(name, name, (out[place], into[place]), Init((into[place],)))
     )
 
-    def factory(widths: Mapping[str, int], full: Mapping[str, int]) -> nn.Module:
+    def factory(spec: ModuleSpec) -> nn.Module:
         from p2pfusion.zoo.networks import Mlp
 
-        kept = [widths[axis.name] for axis in axes]
-        return Mlp(names, [inputs, *kept, outputs], [1.0, *(widths[axis.name] / full[axis.name] for axis in axes)])
+        kept = [spec.widths[axis.name] for axis in axes]
+        return Mlp(names, [inputs, *kept, outputs], [1.0, *(spec.rate(axis.name) for axis in axes)])
 
-    return Blueprint(tuple(names), axes, parameters, factory)
+    return Blueprint(tuple(names), axes, parameters, factory, output_layer="out")
 
 
 def residual_cnn(
-    channels: int, widths: Sequence[int], outputs: int, *, blocks_per_stage: int = 2, groups: int = 8
+    channels: int,
+    widths: Sequence[int],
+    outputs: int,
+    *,
+    blocks_per_stage: int = 2,
+    groups: int = 8,
+    stem_stride: int = 1,
 ) -> Blueprint:
     """A pre-activation residual network with GroupNorm for images (batch, channels, height, width).
 
     Stage s has `widths[s]` channels and, but for the first, half the resolution of the one before. A stage's residual
     stream is one axis, every inner convolution another, because whatever is added must keep the same channels. Axes
-    move in whole groups (`width / groups` channels). Source of the slicing rules: PAPERS.md 1.4.
+    move in whole groups (`width / groups` channels). `stem_stride` 2 halves the resolution at once, at a quarter of
+    the work. Source of the slicing rules: PAPERS.md 1.4.
     """
     if any(width % groups for width in widths):
         raise ValueError(f"widths {tuple(widths)}: each must be divisible by groups = {groups}")
@@ -65,13 +72,13 @@ def residual_cnn(
     parameters += _affine("head.norm", "head", (stream,), _ONES, _ZEROS)
     parameters += _affine("head.linear", "head", (Dim(None, outputs), stream), Init((stream,)))
 
-    def factory(kept: Mapping[str, int], full: Mapping[str, int]) -> nn.Module:
+    def factory(spec: ModuleSpec) -> nn.Module:
         from p2pfusion.zoo.networks import ResidualCnn
 
         units = {axis.name: axis.unit for axis in axes}
-        return ResidualCnn((channels, outputs), (len(widths), blocks_per_stage), units, kept, full)
+        return ResidualCnn((channels, outputs), (len(widths), blocks_per_stage), units, spec, stem_stride)
 
-    return Blueprint(tuple(blocks), tuple(axes), tuple(parameters), factory)
+    return Blueprint(tuple(blocks), tuple(axes), tuple(parameters), factory, output_layer="head.linear")
 
 
 def _residual(name: str, into: str, inner: str, out: str) -> list[Parameter]:

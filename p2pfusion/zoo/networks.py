@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from p2pfusion.core.blueprint import ModuleSpec
 from p2pfusion.core.layers import empty_layer
 from p2pfusion.core.scaler import Scaler
 
@@ -36,14 +37,14 @@ class Mlp(nn.Sequential):
 class _Sizes:
     """Kept widths, rates and group counts per axis."""
 
-    def __init__(self, units: Mapping[str, int], kept: Mapping[str, int], full: Mapping[str, int]) -> None:
-        self._units, self._kept, self._full = units, kept, full
+    def __init__(self, units: Mapping[str, int], spec: ModuleSpec) -> None:
+        self._units, self._spec, self._kept = units, spec, spec.widths
 
     def width(self, axis: str) -> int:
         return self._kept[axis]
 
     def scaler(self, axis: str) -> Scaler:
-        return Scaler(self._kept[axis] / self._full[axis])
+        return Scaler(self._spec.rate(axis))
 
     def norm(self, axis: str) -> nn.GroupNorm:
         return nn.GroupNorm(self._kept[axis] // self._units[axis], self._kept[axis])
@@ -107,14 +108,14 @@ class ResidualCnn(nn.Module):
         ends: tuple[int, int],
         depth: tuple[int, int],
         units: Mapping[str, int],
-        kept: Mapping[str, int],
-        full: Mapping[str, int],
+        spec: ModuleSpec,
+        stem_stride: int = 1,
     ) -> None:
         super().__init__()
-        sizes = _Sizes(units, kept, full)
+        sizes = _Sizes(units, spec)
         channels, outputs = ends
         stages, blocks_per_stage = depth
-        self.stem = nn.Sequential(OrderedDict(conv=_conv(channels, sizes.width("stage0"), 3, 1)))
+        self.stem = nn.Sequential(OrderedDict(conv=_conv(channels, sizes.width("stage0"), 3, stem_stride)))
         self._names: list[str] = []
         for stage in range(stages):
             for number in range(blocks_per_stage):

@@ -101,7 +101,7 @@ def blueprint() -> Blueprint:
     """One weight of 4 x 8 between two axes."""
     weight = Parameter("weight", "layer", (Dim("out"), Dim("in")), Init(None))
 
-    def factory(widths: Any, full: Any) -> Any:
+    def factory(spec: Any) -> Any:
         raise AssertionError("nobody builds this network")
 
     return Blueprint(("layer",), (Axis("in", 8), Axis("out", 4)), (weight,), factory)

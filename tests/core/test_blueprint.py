@@ -69,7 +69,7 @@ def test_limits_are_reached() -> None:
 
 
 def test_fingerprint_tells_declarations_apart_and_ignores_the_factory() -> None:
-    same = small(factory=lambda widths, full: nn.Identity())
+    same = small(factory=lambda spec: nn.Identity())
     assert small() == same
     assert small().fingerprint() == same.fingerprint()
     different = [
@@ -105,9 +105,9 @@ def test_build_refuses_missing_blocks_and_wrong_factories() -> None:
     with pytest.raises(ValueError, match="blocks"):
         blueprint.build(SubModel(("out",)))
     with pytest.raises(TaskError, match="weight"):
-        replace(blueprint, factory=lambda widths, full: nn.Linear(6, 3)).build(blueprint.whole())
+        replace(blueprint, factory=lambda spec: nn.Linear(6, 3)).build(blueprint.whole())
     with pytest.raises(TaskError, match="another number"):
-        replace(blueprint, factory=lambda widths, full: nn.Identity()).build(blueprint.whole())
+        replace(blueprint, factory=lambda spec: nn.Identity()).build(blueprint.whole())
 
 
 @pytest.mark.parametrize(
