@@ -37,7 +37,8 @@ class Sliced:
     async def round(self, ctx: RoundContext) -> None:
         sub_model = self.scheme(self.blueprint, ctx.seat, ctx.rng)
         before = await ctx.extract(sub_model)
-        recipe = replace(self.prepared.recipe, steps=ctx.steps(self.prepared.steps_per_round))
+        steps, lr_factor = ctx.steps(self.prepared.steps_per_round), self.prepared.lr_factor(ctx.round)
+        recipe = replace(self.prepared.recipe, steps=steps, lr_factor=lr_factor)
         seed = self._rng.getrandbits(32)
 
         def work() -> Trained:

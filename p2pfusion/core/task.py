@@ -11,6 +11,7 @@ Knows no peers and no rounds.
 from __future__ import annotations
 
 import importlib.util
+import math
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -30,7 +31,10 @@ from p2pfusion.core.objectives import Loss, correct, cross_entropy
 from p2pfusion.core.sequential import blueprint_of
 from p2pfusion.core.submodel import Vector
 from p2pfusion.core.training import Optimizer, OptimizerFactory, Recipe, Sgd, flattened, loaded
-from p2pfusion.errors import LocalError, TaskError
+from p2pfusion.errors import LocalError, TaskError, TrainingError
+
+Schedule = Callable[[int], float]
+"""Round -> factor of the learning rate."""
 
 STEPS_PER_ROUND_DEFAULT_MAX = 50
 """A round without `steps_per_round` is one pass over the own data, but no longer than this: rounds stay short."""
@@ -45,6 +49,7 @@ class Task:
     `model`: an `nn.Sequential`, sliced automatically, or a `Blueprint`. `train`, `validation`: (x, y) tensors or
     arrays, a torch Dataset, a DataLoader, or a re-iterable of (x, y) batches; without validation no accuracy is
     reported. `optimizer`: parameters -> torch optimizer, new every round (default SGD, lr 0.05, momentum 0.9).
+    `lr_schedule`: round -> factor of the optimizer's learning rate, such as a warm-up or a decay (default 1 always).
     `clip_norm`: gradients are clipped to this L2 norm, None never; without it thin slices can diverge (`Recipe`).
     `init`: "seed" draws the start from the run's seed, "given" keeps the model's own weights, which all peers must
     then have alike.
@@ -58,6 +63,7 @@ class Task:
     _: KW_ONLY
     batch_size: int = 32
     steps_per_round: int | None = None
+    lr_schedule: Schedule | None = None
     clip_norm: float | None = 1.0
     init: Literal["seed", "given"] = "seed"
 
@@ -86,10 +92,23 @@ class Prepared:
     optimizer: OptimizerFactory
     steps_per_round: int
     clip_norm: float | None = None
+    lr_schedule: Schedule | None = None
+
+    def lr_factor(self, round_index: int) -> float:
+        """What the optimizer's learning rate is multiplied by in this round. Raises `TrainingError`."""
+        if self.lr_schedule is None:
+            return 1.0
+        try:
+            factor = float(self.lr_schedule(round_index))
+        except Exception as error:
+            raise TrainingError(f"lr_schedule({round_index}): {type(error).__name__}: {error}") from error
+        if not (math.isfinite(factor) and factor >= 0):
+            raise TrainingError(f"lr_schedule({round_index}) = {factor}: must be a number of at least 0")
+        return factor
 
     @property
     def recipe(self) -> Recipe:
-        """What `training.train` takes."""
+        """What `training.train` takes, at the factor 1."""
         return Recipe(loss=self.loss, optimizer=self.optimizer, steps=self.steps_per_round, clip_norm=self.clip_norm)
 
 
@@ -120,7 +139,9 @@ def prepare(task: Task, seed: int, part: tuple[int, int] | None = None) -> Prepa
             optimizer=task.optimizer or sgd,
             steps_per_round=steps,
             clip_norm=task.clip_norm,
+            lr_schedule=task.lr_schedule,
         )
+        prepared.lr_factor(0)
         _try(prepared, (x, y))
         return prepared
 

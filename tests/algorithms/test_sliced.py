@@ -212,6 +212,26 @@ def test_rounds_learn(prepared):
     assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
 
 
+def test_the_learning_rate_follows_the_schedule(prepared):
+    """Round 4 at factor 0 changes nothing; a factor beside the optimizer's rate is that rate times the factor."""
+    still = replace(prepared, lr_schedule=lambda round_index: 0.0 if round_index == SEAT.round else 1.0)
+    ctx = done(still, algorithm("msfusion", still))
+    assert ctx.contributed is not None
+    assert not ctx.contributed[1].any()
+    half = replace(prepared, lr_schedule=lambda round_index: 0.5)
+    slow = replace(prepared, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.025, momentum=0.9))
+    deltas = [done(one, algorithm("msfusion", one)).contributed for one in (half, slow)]
+    assert deltas[0] is not None
+    assert deltas[1] is not None
+    assert np.allclose(deltas[0][1], deltas[1][1], atol=1e-6)
+
+
+@pytest.mark.parametrize("schedule", [lambda _: -1.0, lambda _: float("nan"), lambda _: "fast"])
+def test_a_schedule_that_is_no_factor_is_refused(prepared, schedule):
+    with pytest.raises(TrainingError, match="lr_schedule"):
+        done(prepared, algorithm("msfusion", replace(prepared, lr_schedule=schedule)))
+
+
 # -- presets ----------------------------------------------------------------------------------------------------------
 
 SCHEMES = {
