@@ -1,15 +1,18 @@
-"""What a slice saves: step time and peak training memory of a residual network, full width against a slice.
+"""What a slice saves: step time and peak training memory of real networks at every rate, beside the arithmetic limit.
 
-    python bench/slice_cost.py [--rate 0.25] [--widths 32,64,128] [--batch 64] [--rounds 12] [--threads 1]
+    python bench/slice_cost.py [--networks resnet18 characters words cnn] [--rates 0.5 0.25] [--turns 7] [--threads 1]
 
-Time: both networks live in this process and take turns, step by step, so that whatever else the machine does hits both;
-the median of the turns is shown, and the ratio beside `rate^2`, the limit for a network of sliced-by-sliced layers.
+Time: all rates of a network live in this process and take turns, step by step, so that whatever else the machine does
+hits all; `time_share` is the median over the turns of a slice's time over the full network's in the same turn. Its
+limit is `flops_share`: multiplications of one step, forward and backward, as torch counts them (the causal half of an
+attention is not taken off).
 
-Memory: one fresh process per network. "Peak above idle" is how far its resident memory rises above where it stood with
+Memory: one fresh process per network and rate. `peak_mb` is how far its resident memory rises above where it stood with
 torch imported, its thread pool warm and the data there, at any moment of several steps: parameters, gradients,
 momentum, activations and the library's scratch space. On Linux the kernel's high-water mark is set back first; a
-child's ru_maxrss begins with its parent's and would hide everything. "Tensors alive" is counted by torch itself, from
-its allocation events during one step: the most bytes alive at once besides what stays between steps.
+child's ru_maxrss begins with its parent's and would hide everything. Its limit is `counted_mb`: parameters, gradients
+and momentum, and what autograd keeps for the backward pass, each storage once. `alive_mb` is torch's own count from its
+allocation events: the most bytes alive at once during a step, besides what stays between steps.
 
 The replica a node keeps at rest (one float32 model) is not in these figures: slices save training, not storage.
 """
@@ -20,31 +23,83 @@ import argparse
 import gc
 import json
 import os
-import platform
 import random
 import resource
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from p2pfusion.core.blueprint import Blueprint
 from p2pfusion.core.genesis import genesis
 from p2pfusion.core.objectives import cross_entropy
 from p2pfusion.core.schemes import Seat, double_shift
-from p2pfusion.core.submodel import SubModel, extract
-from p2pfusion.core.training import loaded
-from p2pfusion.zoo.blueprints import residual_cnn
+from p2pfusion.core.submodel import SubModel, Vector, extract
+from p2pfusion.core.training import Sgd, loaded
+from p2pfusion.zoo.blueprints import residual_cnn, resnet18
+from p2pfusion.zoo.transformers import gpt
 
-IMAGE = (3, 32, 32)
-CLASSES = 10
+Batch = tuple[torch.Tensor, torch.Tensor]
 MEMORY_STEPS = 4
+WARM_TURNS = 2
+"""They fill caches and allocate."""
+CLASSES = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """A network and what it learns from: `size` samples of an image (channels, height, width), or tokens (time,)."""
+
+    title: str
+    blueprint: Callable[[], Blueprint]
+    size: int
+    shape: tuple[int, ...]
+    vocabulary: int = 0
+
+    def batch(self) -> Batch:
+        """The same batch every time; values do not matter."""
+        generator = torch.Generator().manual_seed(0)
+        if self.vocabulary:
+            tokens = torch.randint(self.vocabulary, (self.size, *self.shape), generator=generator)
+            return tokens, tokens.roll(-1, 1)
+        labels = torch.randint(CLASSES, (self.size,), generator=generator)
+        return torch.randn(self.size, *self.shape, generator=generator), labels
+
+
+WORKLOADS: Mapping[str, Workload] = {
+    "resnet18": Workload(title="ResNet-18, batch 32", blueprint=resnet18, size=32, shape=(3, 32, 32)),
+    "characters": Workload(
+        title="Transformer, 65 characters, batch 16 x 128",
+        blueprint=lambda: gpt(65, 128, 256, 4, 8, 1024),
+        size=16,
+        shape=(128,),
+        vocabulary=65,
+    ),
+    "words": Workload(
+        title="Transformer, 33,278 words, batch 20 x 64",
+        blueprint=lambda: gpt(33_278, 64, 256, 4, 8, 512),
+        size=20,
+        shape=(64,),
+        vocabulary=33_278,
+    ),
+    "cnn": Workload(
+        title="residual CNN 32/64/128, batch 64",
+        blueprint=lambda: residual_cnn(3, (32, 64, 128), CLASSES),
+        size=64,
+        shape=(3, 32, 32),
+    ),
+}
+"""`words` has the sizes of HeteroFL's Transformer for WikiText-2 (PAPERS.md 1.9), with tied weights."""
 
 
 def sliced(blueprint: Blueprint, rate: float) -> SubModel:
@@ -52,39 +107,74 @@ def sliced(blueprint: Blueprint, rate: float) -> SubModel:
     return double_shift()(blueprint, Seat(rank=0, peers=3, round=5, rates=(rate,) * 3), random.Random(0))
 
 
-def batch_of(size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(size, *IMAGE, generator=generator), torch.randint(CLASSES, (size,), generator=generator)
+# -- one step ----------------------------------------------------------------------------------------------------------
 
 
-def stepper(blueprint: Blueprint, rate: float, batch: tuple[torch.Tensor, torch.Tensor]) -> Callable[[], float]:
-    """A training step of that slice, as `core.training` takes it."""
+class Step:
+    """A training step of one slice, as `core.training` takes it."""
+
+    def __init__(self, blueprint: Blueprint, sub_model: SubModel, values: Vector, batch: Batch) -> None:
+        self.module = loaded(blueprint, sub_model, values).train()
+        self._optimizer = Sgd(self.module.parameters(), lr=0.001, momentum=0.9)
+        self._batch = batch
+
+    def loss(self) -> torch.Tensor:
+        return cross_entropy(self.module(self._batch[0]), self._batch[1])
+
+    def __call__(self) -> None:
+        self._optimizer.zero_grad()
+        self.loss().backward()  # type: ignore[no-untyped-call]
+        self._optimizer.step()
+
+
+def step_of(workload: Workload, rate: float) -> Step:
+    """With the values that a run begins with."""
+    blueprint = workload.blueprint()
     sub_model = sliced(blueprint, rate)
-    module = loaded(blueprint, sub_model, extract(blueprint, genesis(blueprint, 0), sub_model)).train()
-    optimizer = torch.optim.SGD(module.parameters(), lr=0.01, momentum=0.9)
-
-    def step() -> float:
-        optimizer.zero_grad(set_to_none=True)
-        loss = cross_entropy(module(batch[0]), batch[1])
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        return float(loss.detach())
-
-    return step
+    return Step(blueprint, sub_model, extract(blueprint, genesis(blueprint, 0), sub_model), workload.batch())
 
 
-def times(blueprint: Blueprint, options: argparse.Namespace) -> dict[float, list[float]]:
+# -- time and what is counted ------------------------------------------------------------------------------------------
+
+
+def times(steps: Mapping[float, Step], turns: int) -> dict[float, list[float]]:
     """Seconds per step and rate, taken in turns."""
-    batch = batch_of(options.batch)
-    steps = {rate: stepper(blueprint, rate, batch) for rate in (1.0, options.rate)}
     taken: dict[float, list[float]] = {rate: [] for rate in steps}
-    for turn in range(options.rounds + 2):
+    for turn in range(turns + WARM_TURNS):
         for rate, step in steps.items():
             began = time.perf_counter()
             step()
-            if turn >= 2:  # the first two warm caches and allocate
+            if turn >= WARM_TURNS:
                 taken[rate].append(time.perf_counter() - began)
     return taken
+
+
+def flops(step: Step) -> int:
+    """Of one forward and backward pass. The attention runs as matrix products, the only form in which it is counted."""
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        step.loss().backward()  # type: ignore[no-untyped-call]
+    return int(counter.get_total_flops())
+
+
+def counted_bytes(step: Step) -> int:
+    """Parameters, gradients and momentum, and the storages that autograd keeps besides them and the data."""
+    parameters = [tensor.untyped_storage() for tensor in step.module.parameters()]
+    known = {storage.data_ptr() for storage in parameters}
+    known |= {tensor.untyped_storage().data_ptr() for tensor in step._batch}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        step.loss()
+    return 3 * sum(storage.nbytes() for storage in parameters) + sum(kept.values())
+
+
+# -- memory, in a process of its own -----------------------------------------------------------------------------------
 
 
 def peak_bytes(reset: bool = False) -> int:
@@ -98,22 +188,27 @@ def peak_bytes(reset: bool = False) -> int:
     return int(line.split()[1]) * 1024
 
 
-def measure_memory(blueprint: Blueprint, options: argparse.Namespace) -> None:
-    """Child process: print peak growth and torch's own count for one rate."""
-    batch = batch_of(options.batch)
-    # Warm the thread pool, autograd and the convolution library on something tiny, so that they are in the baseline.
-    warm = residual_cnn(3, (8,), CLASSES, blocks_per_stage=1)
-    stepper(warm, 1.0, (batch[0][:2], batch[1][:2]))()
+def measure_memory(workload: Workload, rate: float) -> None:
+    """Child process: print how far the peak rises, and torch's own count."""
+    blueprint, batch = workload.blueprint(), workload.batch()
+    sub_model = sliced(blueprint, rate)
+    size = sub_model.size(blueprint)
+    # Warm the thread pool, autograd and the libraries on something narrow, so that they are in the baseline.
+    small = blueprint.narrow(1 / 16)
+    Step(small, small.whole(), np.full(small.size, 0.01, np.float32), (batch[0][:2], batch[1][:2]))()
     gc.collect()
     before = peak_bytes(reset=True)
-    step = stepper(blueprint, options.rate, batch)
+    # Not genesis: it makes the whole model's vector, which would be the peak of a thin slice.
+    values = np.random.default_rng(0).random(size, np.float32)
+    values *= 0.02
+    step = Step(blueprint, sub_model, values, batch)
+    del values
     for _ in repeat(None, MEMORY_STEPS):
         step()
-    grown = peak_bytes() - before
-    print(json.dumps({"grown": grown, "tensors": tensors_alive_max(step)}))
+    print(json.dumps({"peak": peak_bytes() - before, "alive": tensors_alive_max(step)}))
 
 
-def tensors_alive_max(step: Callable[[], float]) -> int:
+def tensors_alive_max(step: Callable[[], None]) -> int:
     """The most bytes of tensors allocated during one step and alive at once, from torch's allocation events."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         step()
@@ -125,71 +220,70 @@ def tensors_alive_max(step: Callable[[], float]) -> int:
     return most
 
 
-def memory_of(rate: float, options: argparse.Namespace) -> dict[str, int]:
-    command = [
-        sys.executable,
-        __file__,
-        "--memory",
-        "--rate",
-        str(rate),
-        "--widths",
-        ",".join(map(str, options.widths)),
-    ]
-    command += ["--batch", str(options.batch), "--threads", str(options.threads)]
-    # Without this glibc keeps freed blocks and ru_maxrss would show its habits, not the network.
+def memory_of(name: str, rate: float, options: argparse.Namespace) -> dict[str, float]:
+    """Medians over fresh processes."""
+    command = [sys.executable, __file__, "--memory", "--networks", name, "--rates", str(rate)]
+    command += ["--threads", str(options.threads)]
+    # Without this glibc keeps freed blocks and the peak would show its habits, not the network.
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     environment["PYTHONPATH"] = str(Path(__file__).parents[1])
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    found: dict[str, int] = json.loads(done.stdout)
-    return found
+    runs = []
+    for _ in repeat(None, options.memory_runs):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        runs.append(json.loads(done.stdout))
+    return {what: statistics.median(run[what] for run in runs) for what in runs[0]}
 
 
-def report(blueprint: Blueprint, options: argparse.Namespace) -> None:
-    rates = (1.0, options.rate)
-    taken = times(blueprint, options)
-    memory = {rate: [memory_of(rate, options) for _ in range(options.memory_runs)] for rate in rates}
-    shares = {rate: sliced(blueprint, rate).share(blueprint) for rate in rates}
-    rows: list[tuple[str, dict[float, float], str]] = [
-        ("parameters", {rate: shares[rate] * blueprint.size for rate in rates}, "{:,.0f}"),
-        ("step time, ms (median)", {rate: 1e3 * statistics.median(taken[rate]) for rate in rates}, "{:.1f}"),
-        ("peak above idle, MB (median)", {rate: 1e-6 * middle(memory[rate], "grown") for rate in rates}, "{:.1f}"),
-        ("tensors alive in a step, MB", {rate: 1e-6 * middle(memory[rate], "tensors") for rate in rates}, "{:.1f}"),
+# -- the table ---------------------------------------------------------------------------------------------------------
+
+
+def rows_of(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """A row per rate, the full network first; shares are of its figures."""
+    workload = WORKLOADS[name]
+    rates = (1.0, *(rate for rate in options.rates if rate != 1.0))
+    steps = {rate: step_of(workload, rate) for rate in rates}
+    multiplied = {rate: flops(step) for rate, step in steps.items()}
+    counted = {rate: counted_bytes(step) for rate, step in steps.items()}
+    taken = times(steps, options.turns)
+    sizes = {rate: sum(tensor.numel() for tensor in step.module.parameters()) for rate, step in steps.items()}
+    memory = {rate: memory_of(name, rate, options) for rate in rates}
+    return [
+        {
+            "network": workload.title,
+            "rate": rate,
+            "parameters": sizes[rate],
+            "parameters_share": sizes[rate] / sizes[1.0],
+            "flops_share": multiplied[rate] / multiplied[1.0],
+            "time_share": statistics.median(mine / full for mine, full in zip(taken[rate], taken[1.0], strict=True)),
+            "step_ms": 1e3 * statistics.median(taken[rate]),
+            "counted_share": counted[rate] / counted[1.0],
+            "peak_share": memory[rate]["peak"] / memory[1.0]["peak"],
+            "alive_share": memory[rate]["alive"] / memory[1.0]["alive"],
+            "counted_mb": 1e-6 * counted[rate],
+            "peak_mb": 1e-6 * memory[rate]["peak"],
+            "alive_mb": 1e-6 * memory[rate]["alive"],
+        }
+        for rate in rates
     ]
-    print(f"residual CNN {options.widths}, images {IMAGE}, batch {options.batch}, {options.threads} thread(s), fp32")
-    print(
-        f"torch {torch.__version__}, numpy {np.__version__}, Python {platform.python_version()}, {platform.machine()}"
-    )
-    print(f"\n{'':30} {'full':>12} {f'slice {options.rate:.0%}':>12} {'ratio':>7} {'rate^2':>7} {'rate':>6}")
-    for name, values, form in rows:
-        full, part = (form.format(values[rate]) for rate in rates)
-        ratio = values[options.rate] / values[1.0]
-        print(f"{name:30} {full:>12} {part:>12} {ratio:7.3f} {options.rate**2:7.4f} {options.rate:6.2f}")
-    spread = {rate: (1e3 * min(taken[rate]), 1e3 * max(taken[rate])) for rate in rates}
-    print(
-        "\nstep time, ms, least to most:", "; ".join(f"{rate:.0%} {a:.1f}-{b:.1f}" for rate, (a, b) in spread.items())
-    )
-
-
-def middle(found: list[dict[str, int]], name: str) -> float:
-    return statistics.median(item[name] for item in found)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rate", type=float, default=0.25)
-    parser.add_argument("--widths", type=lambda text: tuple(map(int, text.split(","))), default=(32, 64, 128))
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=12)
+    defaults = ["resnet18", "characters", "words"]
+    parser.add_argument("--networks", nargs="+", choices=list(WORKLOADS), default=defaults)
+    parser.add_argument("--rates", nargs="+", type=float, default=[0.5, 0.25, 0.125])
+    parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--memory-runs", type=int, default=3)
+    parser.add_argument("--memory-runs", type=int, default=2)
     parser.add_argument("--memory", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    blueprint = residual_cnn(IMAGE[0], options.widths, CLASSES)
     if options.memory:
-        measure_memory(blueprint, options)
-    else:
-        report(blueprint, options)
+        measure_memory(WORKLOADS[options.networks[0]], options.rates[0])
+        return
+    for name in options.networks:
+        for row in rows_of(name, options):
+            print(json.dumps(row), flush=True)
 
 
 if __name__ == "__main__":

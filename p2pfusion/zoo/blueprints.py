@@ -1,4 +1,4 @@
-"""Networks declared by hand: a multi-layer perceptron and a residual convolutional network.
+"""Networks declared by hand: a multi-layer perceptron, residual convolutional networks; `transformers` has the rest.
 
 The declarations are plain data; torch is loaded by `networks` only when one is built, so a simulated swarm of many
 hosts can describe, slice and fold these models without it.
@@ -14,7 +14,8 @@ from p2pfusion.core.blueprint import Axis, Blueprint, Dim, Init, ModuleSpec, Par
 if TYPE_CHECKING:
     from torch import nn
 
-_ONES, _ZEROS = Init(None, 1.0), Init(None, 0.0)
+ONES, ZEROS = Init(None, 1.0), Init(None, 0.0)
+"""How a normalisation's weight and bias start."""
 
 
 def mlp(inputs: int, hidden: Sequence[int], outputs: int) -> Blueprint:
@@ -26,7 +27,7 @@ def mlp(inputs: int, hidden: Sequence[int], outputs: int) -> Blueprint:
     parameters = tuple(
         parameter
         for place, name in enumerate(names)
-        for parameter in _affine(name, name, (out[place], into[place]), Init((into[place],)))
+        for parameter in affine(name, name, (out[place], into[place]), Init((into[place],)))
     )
 
     def factory(spec: ModuleSpec) -> nn.Module:
@@ -69,8 +70,8 @@ def residual_cnn(
             parameters += _residual(name, into, f"{name}.inner", f"stage{stage}")
     stream = Dim(f"stage{len(widths) - 1}")
     blocks.append("head")
-    parameters += _affine("head.norm", "head", (stream,), _ONES, _ZEROS)
-    parameters += _affine("head.linear", "head", (Dim(None, outputs), stream), Init((stream,)))
+    parameters += affine("head.norm", "head", (stream,), ONES, ZEROS)
+    parameters += affine("head.linear", "head", (Dim(None, outputs), stream), Init((stream,)))
 
     def factory(spec: ModuleSpec) -> nn.Module:
         from p2pfusion.zoo.networks import ResidualCnn
@@ -81,12 +82,30 @@ def residual_cnn(
     return Blueprint(tuple(blocks), tuple(axes), tuple(parameters), factory, output_layer="head.linear")
 
 
+def resnet18(
+    channels: int = 3,
+    outputs: int = 10,
+    widths: Sequence[int] = (64, 128, 256, 512),
+    *,
+    groups: int = 8,
+    stem_stride: int = 1,
+) -> Blueprint:
+    """HeteroFL's pre-activation ResNet-18 for small images, with GroupNorm: four stages of two blocks, 3x3 stem.
+
+    Input (batch, channels, height, width), output (batch, outputs). At 3 channels, 10 outputs and full widths it has
+    11,172,170 parameters. A rate is met exactly where it is a multiple of 1 / groups: 16 groups for HeteroFL's
+    narrowest width 1/16. A slice keeps whole groups of the full network's size; HeteroFL's own GroupNorm keeps four
+    groups at every width. Source: PAPERS.md 1.9 and 4.1.
+    """
+    return residual_cnn(channels, widths, outputs, blocks_per_stage=2, groups=groups, stem_stride=stem_stride)
+
+
 def _residual(name: str, into: str, inner: str, out: str) -> list[Parameter]:
     """norm, conv, norm, conv, and a 1x1 shortcut where the stream changes; in the order the module registers them."""
     parameters = [
-        *_affine(f"{name}.norm1", name, (Dim(into),), _ONES, _ZEROS),
+        *affine(f"{name}.norm1", name, (Dim(into),), ONES, ZEROS),
         _kernel(f"{name}.conv1", name, Dim(inner), Dim(into), 3),
-        *_affine(f"{name}.norm2", name, (Dim(inner),), _ONES, _ZEROS),
+        *affine(f"{name}.norm2", name, (Dim(inner),), ONES, ZEROS),
         _kernel(f"{name}.conv2", name, Dim(out), Dim(inner), 3),
     ]
     if into != out:
@@ -94,8 +113,8 @@ def _residual(name: str, into: str, inner: str, out: str) -> list[Parameter]:
     return parameters
 
 
-def _affine(name: str, block: str, dims: tuple[Dim, ...], weight: Init, bias: Init | None = None) -> list[Parameter]:
-    """Weight and bias of a Linear or a normalisation; a Linear's bias starts like its weight."""
+def affine(name: str, block: str, dims: tuple[Dim, ...], weight: Init, bias: Init | None = None) -> list[Parameter]:
+    """Weight and bias of the Linear or normalisation at path `name`; a Linear's bias starts like its weight."""
     return [
         Parameter(f"{name}.weight", block, dims, weight),
         Parameter(f"{name}.bias", block, dims[:1], weight if bias is None else bias),
