@@ -1,7 +1,8 @@
-"""The TASK argument: a built-in name or the path of the user's own Python file. Imports torch, with one thread.
+"""The TASK argument: a built-in name (with a folder of data, `fashion:DIR`) or the path of the user's own Python file.
 
-Commands that train in this thread (check, simulate, the comparisons) train as a node does: on one thread. Several would
-spin for matrices this small, and the bits of a simulation would depend on the number of cores.
+Imports torch, with one thread. Commands that train in this thread (check, simulate, the comparisons) train as a node
+does: on one thread. Several would spin for matrices this small, and the bits of a simulation would depend on the number
+of cores.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch
 
 from p2pfusion.core.task import Task, load_task_file
 from p2pfusion.errors import TaskError
-from p2pfusion.zoo.tasks import TASKS
+from p2pfusion.zoo.tasks import FOLDER_TASKS, TASKS
 
 
 def find_task(text: str, seed: int) -> Task:
@@ -26,8 +27,20 @@ def find_task(text: str, seed: int) -> Task:
         return TASKS[text]()
     if text.endswith(".py") or Path(text).is_file():
         return load_task_file(text, seed)
-    close = difflib.get_close_matches(text, TASKS, n=1)
+    name, colon, folder = text.partition(":")
+    if name in FOLDER_TASKS:
+        return _with_folder(name, folder)
+    if colon and name in TASKS:
+        raise TaskError(f"{name} brings its data along: leave out {colon}{folder}")
+    known = [*TASKS, *FOLDER_TASKS]
+    close = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {close[0]}? " if close else ""
-    raise TaskError(
-        f"no task is named {text!r}: {hint}Built in: {', '.join(TASKS)}. Or give a Python file, such as my_task.py"
-    )
+    names = ", ".join([*TASKS, *(f"{name}:DIR" for name in FOLDER_TASKS)])
+    raise TaskError(f"no task is named {name!r}: {hint}Built in: {names}. Or give a Python file, such as my_task.py")
+
+
+def _with_folder(name: str, folder: str) -> Task:
+    found = FOLDER_TASKS[name]
+    if not folder:
+        raise TaskError(f"{name} needs a folder with its data: write {name}:DIR, where DIR holds {found.needs}")
+    return found.make(Path(folder).expanduser())

@@ -1,7 +1,9 @@
 """The owner's data, in one of two forms: `Samples` that can be fetched by index, and a `Stream` of ready batches.
 
-Both give an infinite, reshuffled run of batches to train on, one finite pass to evaluate, and a part of themselves for
-one of several nodes. Batches are `(x, y)` tensors; floating point becomes float32 and integer labels int64.
+An owner whose data would be too large as ready tensors (images kept as bytes, windows of one long text) gives an
+`Indexed`, which makes a batch when it is asked for. Both forms give an infinite, reshuffled run of batches to train on,
+one finite pass to evaluate, and a part of themselves for one of several nodes. Batches are `(x, y)` tensors;
+floating point becomes float32 and integer labels int64.
 
 Knows no model and no swarm; randomness is the generator it is given.
 """
@@ -9,18 +11,37 @@ Knows no model and no swarm; randomness is the generator it is given.
 from __future__ import annotations
 
 import itertools
+import operator
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler, default_collate
 
 from p2pfusion.errors import TaskError
 
 Batch = tuple[torch.Tensor, torch.Tensor]
+Deal = Callable[[int, int], Sequence[npt.NDArray[np.int64]]]
+"""(parts, seed) -> the sample numbers of every part, counted from 0; the same on every machine (`zoo.partition`)."""
+
+
+class Indexed(ABC):
+    """Samples by number, of which a whole batch is made at once. Instances must not change: threads read them."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many samples there are."""
+
+    @abstractmethod
+    def fetch(self, picked: Sequence[int]) -> Any:
+        """`(x, y)` of these samples, each a tensor or array whose first dimension is `len(picked)`."""
 
 
 class Data(Protocol):
@@ -91,6 +112,18 @@ class Samples:
             raise TaskError(f"data part {index + 1}/{parts} is empty: there are only {len(order)} samples")
         return Samples(self.fetch, mine, self.batch_size)
 
+    def chosen(self, picked: Sequence[int] | npt.NDArray[np.int64]) -> Samples:
+        """Only these, by their place in `order`. Raises `TaskError` for none, or a place that there is not."""
+        try:
+            places = [operator.index(place) for place in picked]
+        except TypeError as error:
+            raise TaskError("partition: a part must be a list or array of sample numbers, each an integer") from error
+        if not places:
+            raise TaskError("partition: a part is empty; ask for fewer parts, or deal more evenly")
+        if min(places) < 0 or max(places) >= len(self.order):
+            raise TaskError(f"partition: sample numbers must be 0 to {len(self.order) - 1}")
+        return replace(self, order=tuple(self.order[place] for place in places))
+
 
 @dataclass(frozen=True, slots=True)
 class Stream:
@@ -134,12 +167,14 @@ class Stream:
 
 
 def as_data(source: Any, batch_size: int, name: str) -> Data:
-    """Accept (x, y) tensors or arrays, a torch Dataset, a DataLoader, or a re-iterable of (x, y) batches.
+    """Accept (x, y) tensors or arrays, an `Indexed`, a torch Dataset, a DataLoader, or a re-iterable of (x, y) batches.
 
     Raises `TaskError`, beginning with `name`, for anything else.
     """
     if isinstance(source, Samples | Stream):
         return source
+    if isinstance(source, Indexed):
+        return Samples(source.fetch, _order(len(source), name), batch_size)
     if isinstance(source, tuple | list) and len(source) == 2 and all(_is_array(item) for item in source):
         return _pair(source[0], source[1], batch_size, name)
     if isinstance(source, IterableDataset):
@@ -155,6 +190,21 @@ def as_data(source: Any, batch_size: int, name: str) -> Data:
             raise TaskError(f"{name}: a {type(source).__name__} can be read only once; give a list or a DataLoader")
         return Stream(source)
     raise TaskError(f"{name}: {type(source).__name__} is no data; give (x, y), a Dataset, a DataLoader or batches")
+
+
+def part_of(data: Data, part: tuple[int, int], seed: int, deal: Deal | None = None) -> Data:
+    """Part `(i, n)` (i from 0) of the data: as `deal` says, else an even deal. Raises `TaskError`."""
+    index, parts = part
+    if deal is None:
+        return data.part(index, parts, seed)
+    _check_part(index, parts)
+    if not isinstance(data, Samples):
+        raise TaskError("partition: ready batches have no sample numbers; give arrays or a Dataset, or no partition")
+    try:
+        picked = deal(parts, seed)[index]
+    except Exception as error:
+        raise TaskError(f"partition({parts}, {seed}): {type(error).__name__}: {error}") from error
+    return data.chosen(picked)
 
 
 def as_batch(item: Any) -> Batch:

@@ -1,19 +1,43 @@
-"""Built-in tasks by name: what `p2pfusion join digits` and the demo learn.
+"""Built-in tasks by name: what `p2pfusion join digits` and the demo learn, and what `join fashion:DIR` learns.
 
-A task is a value; how many devices share it and how is decided elsewhere.
+A task is a value; how many devices share it is decided elsewhere, how it is dealt among them here (`Task.partition`).
+Digits come with the package; the data of every other task lie in a folder of the owner's. The networks are of a size
+that one slow core trains at some steps per second (WikiText-2: one, for its output has 33,278 words).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 
+import torch
 from torch import nn
 
 from p2pfusion.core.task import Task
 from p2pfusion.core.training import Optimizer, Sgd
-from p2pfusion.zoo import digits
-from p2pfusion.zoo.blueprints import mlp
+from p2pfusion.zoo import datasets, digits
+from p2pfusion.zoo.blueprints import mlp, residual_cnn, resnet18
+from p2pfusion.zoo.datasets import Texts
+from p2pfusion.zoo.partition import contiguous
+from p2pfusion.zoo.text import Tokens, Vocabulary, Windows, vocabulary, windows, words
+from p2pfusion.zoo.transformers import gpt
+
+VALIDATION_IMAGES = 2_000
+"""Of the test set, from its beginning: one image is 0.05 % of accuracy, and a look takes about as long as a round."""
+VALIDATION_WINDOWS = 128
+"""Of the validation text, evenly spread, for the same reason; 8,192 tokens at the context of 64."""
+CONTEXT = 64
+"""Tokens that a language model sees at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class FolderTask:
+    """A task whose data lie in a folder; `needs` says for a person which files it must hold."""
+
+    make: Callable[[Path], Task]
+    needs: str
 
 
 def digits_task() -> Task:
@@ -23,14 +47,76 @@ def digits_task() -> Task:
         model=mlp(64, (256, 256), 10),
         train=(train.x, train.y),
         validation=(test.x, test.y),
-        optimizer=_digits_optimizer,
+        optimizer=_sgd_of_tenth,
         batch_size=32,
         steps_per_round=15,
     )
 
 
-def _digits_optimizer(parameters: Iterable[nn.Parameter]) -> Optimizer:
+def fashion_task(folder: Path) -> Task:
+    """Fashion-MNIST, or MNIST, with a residual network: 307,690 parameters. Raises `TaskError`."""
+    images = datasets.fashion_mnist(folder)
+    model = residual_cnn(images.channels, (32, 64, 128), images.classes, blocks_per_stage=1, stem_stride=2)
+    return Task(model, images.train, images.test.first(VALIDATION_IMAGES), steps_per_round=20)
+
+
+def cifar10_task(folder: Path) -> Task:
+    """CIFAR-10 with ResNet-18 at half its widths and resolution: 2,796,714 parameters. Raises `TaskError`."""
+    images = datasets.cifar10(folder)
+    model = resnet18(images.channels, images.classes, (32, 64, 128, 256), stem_stride=2)
+    return Task(model, images.train, images.test.first(VALIDATION_IMAGES), steps_per_round=20)
+
+
+def shakespeare_task(folder: Path) -> Task:
+    """Next character of Tiny Shakespeare, with a Transformer of 2 layers: 413,440 parameters. Raises `TaskError`."""
+    texts = datasets.tiny_shakespeare(folder)
+    return _language_task(texts, vocabulary(texts.train), list, batch_size=32)
+
+
+def wikitext2_task(folder: Path) -> Task:
+    """The next word of WikiText-2, with a Transformer of 2 layers: 4,664,576 parameters. Raises `TaskError`."""
+    texts = datasets.wikitext2(folder)
+    return _language_task(texts, vocabulary(words(texts.train)), words, batch_size=8)
+
+
+def _language_task(texts: Texts, names: Vocabulary, cut: Callable[[str], Iterable[str]], *, batch_size: int) -> Task:
+    """Dealt as contiguous pieces of the text: each device reads chapters of its own."""
+    train = windows([names.encode(cut(texts.train))], CONTEXT)
+    return Task(
+        gpt(len(names), CONTEXT, 128, 2, 8, 512),
+        train,
+        _spread(names.encode(cut(texts.validation))),
+        optimizer=_adam,
+        batch_size=batch_size,
+        steps_per_round=20,
+        partition=lambda parts, seed: contiguous(len(train), parts),
+    )
+
+
+def _spread(tokens: Tokens) -> Windows:
+    """At most `VALIDATION_WINDOWS` windows from the whole text."""
+    stride = max(CONTEXT, -(-(len(tokens) - CONTEXT) // VALIDATION_WINDOWS))
+    return windows([tokens], CONTEXT, stride)
+
+
+def _sgd_of_tenth(parameters: Iterable[nn.Parameter]) -> Optimizer:
     return Sgd(parameters, lr=0.1, momentum=0.9)
 
 
+def _adam(parameters: Iterable[nn.Parameter]) -> Optimizer:
+    """Transformers do not learn with plain SGD."""
+    return torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.01)
+
+
 TASKS: Mapping[str, Callable[[], Task]] = MappingProxyType({"digits": digits_task})
+_IDX = "train-images-idx3-ubyte, train-labels-idx1-ubyte and the same with t10k (each may be .gz)"
+FOLDER_TASKS: Mapping[str, FolderTask] = MappingProxyType(
+    {
+        "fashion": FolderTask(fashion_task, f"Fashion-MNIST's {_IDX}"),
+        "mnist": FolderTask(fashion_task, f"MNIST's {_IDX}"),
+        "cifar10": FolderTask(cifar10_task, "the binary version of CIFAR-10, data_batch_1.bin and so on"),
+        "shakespeare": FolderTask(shakespeare_task, "input.txt, any text: Tiny Shakespeare"),
+        "wikitext2": FolderTask(wikitext2_task, "wiki.train.tokens, wiki.valid.tokens and wiki.test.tokens"),
+    }
+)
+"""Given as `name:DIR`, wherever a task is asked for."""

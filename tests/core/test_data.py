@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset, WeightedRandomSampler
 
-from p2pfusion.core.data import Data, Samples, Stream, as_batch, as_data
+from p2pfusion.core.data import Data, Indexed, Samples, Stream, as_batch, as_data, part_of
 from p2pfusion.errors import TaskError
 
 X, Y = np.arange(20, dtype=np.float64).reshape(10, 2), np.arange(10, dtype=np.int32)
@@ -96,8 +97,69 @@ def test_parts_of_samples_are_disjoint_and_complete(count: int, parts: int, seed
 @pytest.mark.parametrize("part", [(3, 3), (-1, 3), (0, 0)])
 def test_parts_are_checked(part: tuple[int, int]) -> None:
     for source in ((X, Y), ready()):
-        with pytest.raises(TaskError, match="data part"):
-            as_data(source, 4, "train").part(*part, 0)
+        for deal in (None, lambda parts, seed: [np.arange(2)] * 9):
+            with pytest.raises(TaskError, match="data part"):
+                part_of(as_data(source, 4, "train"), part, 0, deal)
+
+
+class Squares(Indexed):
+    """Sample i is i, its label its square; whole batches only."""
+
+    def __init__(self, count: int = 10) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def fetch(self, picked: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        x = np.array(picked)
+        return x[:, None].astype(np.float64), x**2
+
+
+def labels(data: Data) -> list[int]:
+    return [int(label) for _, y in data.once() for label in y]
+
+
+def test_indexed_data_are_fetched_batch_by_batch() -> None:
+    data = as_data(Squares(), 4, "train")
+    assert (data.samples, data.batches_per_pass) == (10, 3)
+    assert labels(data) == [number**2 for number in range(10)]
+    x, y = next(data.batches(random.Random(0)))
+    assert (x.dtype, y.dtype, x.shape) == (torch.float32, torch.int64, (4, 1))
+    with pytest.raises(TaskError, match="train: there is no data"):
+        as_data(Squares(0), 4, "train")
+
+
+def test_an_own_deal_decides_who_gets_what() -> None:
+    def odd_and_even(parts: int, seed: int) -> list[np.ndarray]:
+        return [np.arange(part, 10, parts) + 0 * seed for part in range(parts)]
+
+    data = as_data(Squares(), 4, "train")
+    assert labels(part_of(data, (1, 2), 7, odd_and_even)) == [1, 9, 25, 49, 81]
+    assert labels(part_of(part_of(data, (1, 2), 7, odd_and_even), (0, 1), 7, lambda *_: [[4, 0]])) == [81, 1]
+    assert labels(part_of(data, (1, 2), 7)) == labels(data.part(1, 2, 7))
+
+
+@pytest.mark.parametrize(
+    ("dealt", "words"),
+    [
+        ([[], [1]], "a part is empty; ask for fewer parts"),
+        ([[10]], "sample numbers must be 0 to 9"),
+        ([[-1]], "sample numbers must be 0 to 9"),
+        ([[0.5]], "each an integer"),
+        ([3], "each an integer"),
+        ([], r"partition\(1, 7\): IndexError"),
+        (None, r"partition\(1, 7\): TypeError"),
+    ],
+)
+def test_a_wrong_deal_is_named(dealt: Any, words: str) -> None:
+    with pytest.raises(TaskError, match=words):
+        part_of(as_data(Squares(), 4, "train"), (0, 1), 7, lambda parts, seed: dealt)
+
+
+def test_ready_batches_cannot_be_dealt_by_number() -> None:
+    with pytest.raises(TaskError, match="ready batches have no sample numbers"):
+        part_of(as_data(ready(), 4, "train"), (0, 2), 0, lambda parts, seed: [np.arange(1)] * 2)
 
 
 @pytest.mark.parametrize(
