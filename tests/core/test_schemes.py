@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,10 +12,32 @@ from hypothesis import strategies as st
 
 from p2pfusion.config import RANGES_PER_AXIS_MAX
 from p2pfusion.core.blueprint import Axis, Blueprint, Dim, Init, Parameter, units_kept
-from p2pfusion.core.schemes import Scheme, Seat, constant, cosine, double_shift, full, random_dropout, rolling, static
+from p2pfusion.core.schemes import (
+    Schedule,
+    Scheme,
+    Seat,
+    constant,
+    cosine,
+    double_shift,
+    full,
+    phase_numbers,
+    random_dropout,
+    rate_of,
+    rolling,
+    sigmoid,
+    static,
+)
+from p2pfusion.zoo.blueprints import mlp, residual_cnn
 from tests.core.strategies import blueprints, no_module
 
-SCHEMES = {"static": static(), "rolling": rolling(), "random": random_dropout(), "double shift": double_shift()}
+SCHEMES = {
+    "static": static(),
+    "rolling": rolling(),
+    "random": random_dropout(),
+    "double shift": double_shift(),
+    "slip": double_shift(phase="slip"),
+    "equidistant": double_shift(gaps="equidistant", phase="slip"),
+}
 
 
 @st.composite
@@ -77,14 +100,50 @@ def test_seats_are_checked(wrong: dict[str, object]) -> None:
 
 @pytest.mark.parametrize("c", [-0.1, 1.0])
 def test_overlaps_are_checked(c: float) -> None:
-    for make in (constant, cosine, lambda wrong: cosine(0.5, wrong)):
+    for make in (constant, cosine, sigmoid, lambda wrong: cosine(0.5, wrong), lambda wrong: sigmoid(0.5, wrong)):
         with pytest.raises(ValueError, match="overlap"):
             make(c)
 
 
-@given(st.floats(0, 0.99), st.floats(0, 0.99), st.integers(1, 300), st.integers(0, 400))
-def test_the_cosine_schedule_goes_from_start_to_end_and_stays(start: float, end: float, rounds: int, at: int) -> None:
-    schedule = cosine(start, end, rounds)
+@pytest.mark.parametrize("wrong", [{"gaps": "wide"}, {"phase": "slipping"}])
+def test_unknown_words_are_refused_with_the_known_ones(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"equidistant.*aligned"):
+        double_shift(**wrong)
+
+
+@pytest.mark.parametrize("make", [cosine, sigmoid])
+@given(start=st.floats(0, 0.99), end=st.floats(0, 0.99), rounds=st.integers(1, 300), at=st.integers(0, 400))
+def test_schedules_go_from_start_to_end_and_stay(
+    make: Callable[[float, float, int], Schedule], start: float, end: float, rounds: int, at: int
+) -> None:
+    schedule = make(start, end, rounds)
     assert schedule(0) == pytest.approx(start)
     assert schedule(max(1, rounds - 1)) == schedule(rounds + 50) == pytest.approx(end)
     assert np.sign(schedule(at) - schedule(at + 1)) in (0, np.sign(start - end))
+    assert min(start, end) - 1e-12 <= schedule(at) <= max(start, end) + 1e-12
+
+
+@given(st.data())
+def test_axes_that_meet_have_different_phases(data: st.DataObject) -> None:
+    blueprint = data.draw(blueprints())
+    numbers = phase_numbers(blueprint)
+    assert list(blueprint.axes) == [axis for axis in blueprint.axes if axis.name in numbers]
+    for parameter in blueprint.parameters:
+        met = {dim.axis for dim in parameter.dims if dim.axis is not None}
+        assert len({numbers[name] for name in met}) == len(met)
+
+
+def test_streams_keep_phase_nothing_and_layers_without_a_stream_alternate() -> None:
+    cnn = phase_numbers(residual_cnn(3, (16,), 10, blocks_per_stage=3, groups=8))
+    assert cnn == {"stage0": 0, "stage0_0.inner": 1, "stage0_1.inner": 1, "stage0_2.inner": 1}
+    assert phase_numbers(mlp(4, (8, 8, 8), 3)) == {"hidden2": 0, "hidden1": 1, "hidden3": 1}
+
+
+@given(st.data())
+def test_a_slices_rate_gives_the_same_windows_as_the_rate_it_was_cut_with(data: st.DataObject) -> None:
+    blueprint, seat = data.draw(blueprints()), data.draw(seats())
+    rate = seat.rates[seat.rank]
+    shown = rate_of(blueprint, random_dropout()(blueprint, seat, random.Random(0)))
+    for axis in blueprint.axes:
+        assert units_kept(shown, axis.units) == units_kept(rate, axis.units)
+    assert rate_of(blueprint, blueprint.whole()) == 1.0
