@@ -7,24 +7,31 @@ on this computer and meant for comparison with each other only.
 from __future__ import annotations
 
 import random
+import re
 import sys
 from dataclasses import dataclass, replace
 from statistics import median
 from time import perf_counter
 
 from p2pfusion import __version__
-from p2pfusion.algorithms.presets import algorithm
+from p2pfusion.algorithms.presets import PRESETS, Terms, algorithm
+from p2pfusion.app.costs import RateCost, Trial, costs
 from p2pfusion.app.output import object_text
 from p2pfusion.app.tasks import find_task
 from p2pfusion.app.words import count, data_size, enumeration, percent
-from p2pfusion.config import NodeConfig
+from p2pfusion.config import ALGORITHM_DEFAULT, COMMON_RATE_DEFAULT, NodeConfig
+from p2pfusion.core.objectives import Objective, Plain
 from p2pfusion.core.schemes import Seat
-from p2pfusion.core.submodel import SubModel, extract, tensor_sizes
+from p2pfusion.core.submodel import SubModel, extract
 from p2pfusion.core.task import Prepared, prepare
-from p2pfusion.core.training import train
+from p2pfusion.core.training import train_members
 from p2pfusion.swarm.thrift import SPARSE_BYTES, Thrift
-from p2pfusion.wire.compression import CODECS, Coding, encode
+from p2pfusion.wire.compression import CODECS
 
+AXES_LISTED_MAX = 4
+"""More axes than this are shown by their pattern: a Transformer of twelve layers has two dozen."""
+_NUMBER = re.compile(r"(?<![^.])\d+(?=\.)")
+"""A layer's place in a list, within its path."""
 TIMED_STEPS = 5
 """Enough for a median; a step of a large model takes a second."""
 
@@ -37,7 +44,9 @@ class CheckOptions:
     codec: str
     density: float
     rate: float
-    algorithm: str
+    algorithm: str = ALGORITHM_DEFAULT
+    common: float = COMMON_RATE_DEFAULT
+    momentum: float = 0.0
     seed: int
     json: bool
     quiet: bool
@@ -48,8 +57,12 @@ class CheckOptions:
 class Checked:
     """What was found. Sizes are full widths; `bytes_per_round` is what one node's contribution weighs on the wire.
 
+    `run_parameters`: of the run's model, which the algorithm may make of the task's; slices, shares and the fingerprint
+    are that one's.
+
     `bytes_by_codec` is the same with each codec, measured on what a few training steps changed; the sparse ones send
-    `density` of the values. `codec` is the one that would be used.
+    `density` of the values. `codec` is the one that would be used. `units`: how many indices of an axis stay together.
+    `rates`: what slices of other rates would cost; `findings`: what is never sliced, and why.
     """
 
     task: str
@@ -69,6 +82,12 @@ class Checked:
     codec: str
     density: float
     bytes_by_codec: dict[str, int]
+    units: dict[str, int]
+    block_names: list[str]
+    rates: list[RateCost]
+    findings: list[str]
+    algorithm: str
+    run_parameters: int
 
 
 def run_check(options: CheckOptions) -> int:
@@ -86,21 +105,23 @@ def run_check(options: CheckOptions) -> int:
 
 def examine(options: CheckOptions) -> Checked:
     """Prepare the task and measure one slice of it. Raises `TaskError`, `UsageError`."""
-    prepared = prepare(find_task(options.task, options.seed), options.seed)
-    blueprint = prepared.blueprint
-    scheme = algorithm(options.algorithm, prepared).scheme
+    own = prepare(find_task(options.task, options.seed), options.seed)
+    terms = Terms(common_rate=options.common, outer_momentum=options.momentum)
+    made = algorithm(options.algorithm, own, terms=terms)
+    prepared, scheme, blueprint = made.prepared, made.scheme, made.blueprint
     seat = Seat(rank=0, peers=1, round=0, rates=(options.rate,))
     sub_model = scheme(blueprint, seat, random.Random(options.seed))
     size = sub_model.size(blueprint)
     validation = prepared.validation
     config = NodeConfig(codec=options.codec, codec_density=options.density)
     choice = Thrift(config).choose(size, 0, 0, 0.0)
-    sizes = bytes_by_codec(prepared, sub_model, options.density)
+    trial = Trial(prepared=prepared, objective=made.way.objective, steps=TIMED_STEPS, density=options.density)
+    sizes = trial.encoded(sub_model, tuple(CODECS))
     return Checked(
         task=options.task,
-        parameters=blueprint.size,
-        blocks=len(blueprint.blocks),
-        axes={axis.name: axis.size for axis in blueprint.axes},
+        parameters=own.blueprint.size,
+        blocks=len(own.blueprint.blocks),
+        axes={axis.name: axis.size for axis in own.blueprint.axes},
         train_samples=prepared.train.samples,
         validation_samples=None if validation is None else validation.samples,
         steps_per_round=prepared.steps_per_round,
@@ -108,53 +129,70 @@ def examine(options: CheckOptions) -> Checked:
         slice_parameters=size,
         share=sub_model.share(blueprint),
         bytes_per_round=sizes[choice.codec],
-        full_step_s=step_s(prepared, blueprint.whole()),
-        slice_step_s=step_s(prepared, sub_model),
+        full_step_s=step_s(own, own.blueprint.whole(), Plain()),
+        slice_step_s=step_s(prepared, sub_model, made.way.objective),
         fingerprint=blueprint.fingerprint().hex(),
         codec=choice.codec,
         density=options.density,
         bytes_by_codec=sizes,
+        units={axis.name: axis.unit for axis in own.blueprint.axes},
+        block_names=list(own.blueprint.blocks),
+        rates=costs(trial, scheme, options.seed, choice.codec),
+        findings=list(own.blueprint.findings),
+        algorithm=options.algorithm,
+        run_parameters=blueprint.size,
     )
 
 
-def bytes_by_codec(prepared: Prepared, sub_model: SubModel, density: float) -> dict[str, int]:
-    """What a few steps of training changed, encoded with every codec: bytes by name."""
-    blueprint = prepared.blueprint
-    start = extract(blueprint, prepared.genesis, sub_model)
-    batches = prepared.train.batches(random.Random(0))
-    delta = train(blueprint, sub_model, start, batches, replace(prepared.recipe, steps=TIMED_STEPS)).after - start
-    coding = Coding(density=density, tensors=tensor_sizes(blueprint, sub_model))
-    return {name: sum(memoryview(part).nbytes for part in encode(name, delta, coding)) for name in CODECS}
-
-
-def step_s(prepared: Prepared, sub_model: SubModel) -> float:
-    """Median seconds of one training step of this sub-model, on this computer, now."""
+def step_s(prepared: Prepared, sub_model: SubModel, objective: Objective) -> float:
+    """Median seconds of one training step of this sub-model and objective, on this computer, now."""
     start = extract(prepared.blueprint, prepared.genesis, sub_model)
     batches = prepared.train.batches(random.Random(0))
-    recipe = replace(prepared.recipe, steps=1)
+    recipe = replace(prepared.recipe, steps=1, objective=objective)
     times = []
     for _ in range(1 + TIMED_STEPS):
         began = perf_counter()
-        train(prepared.blueprint, sub_model, start, batches, recipe)
+        train_members(prepared.blueprint, sub_model, start, batches, recipe)
         times.append(perf_counter() - began)
     return median(times[1:])  # the first one warms caches
 
 
 def words_of(checked: Checked) -> list[str]:
     """The same for a person."""
-    axes = enumeration([f"{name} {size}" for name, size in checked.axes.items()]) or "none"
     code = checked.fingerprint[:8].upper()
-    slice_words = f"{count(checked.slice_parameters)} parameters, {percent(checked.share)} of the model"
+    slice_words = f"{count(checked.slice_parameters)} parameters, {percent(checked.share)} of the run's model"
     return [
-        f" model  {count(checked.parameters)} parameters in {checked.blocks} blocks; sliced axes: {axes}",
+        f" model  {count(checked.parameters)} parameters in {checked.blocks} blocks; sliced axes: {_axes(checked)}",
+        *(f" note   {finding}" for finding in checked.findings),
         f" data   train {_samples(checked.train_samples)}, validation {_samples(checked.validation_samples)}, "
         f"{checked.steps_per_round} steps per round",
+        f" run    {checked.algorithm}: {PRESETS[checked.algorithm].text}; {count(checked.run_parameters)} parameters",
         f" slice  {checked.rate:.0%} of every axis: {slice_words}; "
         f"{checked.slice_step_s * 1000:.1f} ms per step here, the full model {checked.full_step_s * 1000:.1f} ms",
+        *(f" rate   {_rate_words(cost)}" for cost in checked.rates),
         f" wire   {data_size(checked.bytes_per_round)} per node and round with {_codec_words(checked, checked.codec)}",
         f" codecs {_all_codecs(checked)}",
         f" ok     fingerprint {code[:4]}-{code[4:]} (must be the same on every computer)",
     ]
+
+
+def _axes(checked: Checked) -> str:
+    """Axes with their sizes; those that differ by a number in their name only, as layers of a stack do, as one."""
+    alike: dict[tuple[str, int, int], list[str]] = {}
+    for name, size in checked.axes.items():
+        alike.setdefault((_NUMBER.sub("*", name), size, checked.units[name]), []).append(name)
+    words = []
+    for (pattern, size, unit), names in alike.items():
+        many = len(names) > 1 and len(checked.axes) > AXES_LISTED_MAX
+        groups = f" in {size // unit} groups" if unit > 1 else ""
+        words += [f"{name} {size}{groups}" for name in ([f"{len(names)} x {pattern}"] if many else names)]
+    return enumeration(words) or "none, every device trains the whole model"
+
+
+def _rate_words(cost: RateCost) -> str:
+    name = f"1/{round(1 / cost.rate)}" if cost.rate < 1 else "1"
+    work = f"{percent(cost.flops_share)} of the FLOPs ({data_size(cost.flops).replace('B', 'FLOP')} a sample)"
+    return f"{name:<3} {percent(cost.share)} of the parameters, {work}, {data_size(cost.bytes_per_round)} a round"
 
 
 def _all_codecs(checked: Checked) -> str:

@@ -26,6 +26,7 @@ from p2pfusion.core.submodel import Layout, SubModel, layout
 from p2pfusion.errors import TaskError
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 
@@ -109,6 +110,8 @@ class Blueprint:
     members: tuple[tuple[str, ...], ...] = field(default=(), compare=False)
     """Blocks that are a network by themselves, where the model is several side by side (`core.ensemble`). Empty: the
     factory builds all blocks or nothing."""
+    findings: tuple[str, ...] = field(default=(), compare=False)
+    """What stays whole although a layer makes it, and why; lines for people, where the module was traced."""
     parameter_slices: Mapping[str, slice] = field(init=False, compare=False, repr=False)
     """Parameter name -> its slice of the whole model's flat vector."""
     size: int = field(init=False, compare=False, repr=False)
@@ -129,6 +132,29 @@ class Blueprint:
         object.__setattr__(self, "size", start)
         object.__setattr__(self, "layouts", {})
         object.__setattr__(self, "commons", {})
+
+    @classmethod
+    def from_module(cls, module: nn.Module, example: torch.Tensor) -> Blueprint:
+        """Describe an ordinary module by running it on `example`, a batch of its inputs; the values do not matter.
+
+        An `nn.Sequential` is read layer by layer; where that does not do, and for all others, a run is traced. Raises
+        `TaskError` for what cannot be sliced, with name, reason and fix.
+        """
+        # Here, since whoever only describes, folds or simulates needs no torch, and few tasks need the tracer.
+        from p2pfusion.core.sequential import blueprint_of, is_sequential
+
+        refused: TaskError | None = None
+        if is_sequential(module):
+            try:
+                return blueprint_of(module, example)
+            except TaskError as error:
+                refused = error
+        from p2pfusion.core.tracing import blueprint_of_module
+
+        try:
+            return blueprint_of_module(module, example)
+        except TaskError as error:
+            raise refused or error from None
 
     def axis(self, name: str) -> Axis:
         """The axis of that name. Raises `KeyError`."""

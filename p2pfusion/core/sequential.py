@@ -87,12 +87,12 @@ def _insert(layers: OrderedDict[str, nn.Module], key: str, scaler: Scaler) -> No
 
 def _skeleton(model: nn.Sequential) -> dict[str, Any]:
     """Names only, so that the factory does not keep the owner's weights alive."""
-    return {key: _skeleton(child) if _is_sequential(child) else None for key, child in _children(model)}
+    return {key: _skeleton(child) if is_sequential(child) else None for key, child in _children(model)}
 
 
 def _leaves(model: nn.Sequential, prefix: str) -> Iterator[tuple[str, nn.Module]]:
     for key, child in _children(model):
-        if _is_sequential(child):
+        if is_sequential(child):
             yield from _leaves(child, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", child
@@ -103,7 +103,8 @@ def _children(model: nn.Sequential) -> list[tuple[str, nn.Module]]:
     return [(key, child) for key, child in model._modules.items() if child is not None]
 
 
-def _is_sequential(module: nn.Module) -> TypeGuard[nn.Sequential]:
+def is_sequential(module: nn.Module) -> TypeGuard[nn.Sequential]:
+    """Whether it runs its children one after the other and does nothing else."""
     return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
 
 

@@ -42,14 +42,21 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_what_is_said_of_the_digits(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["check", "digits"]) == 0
+    assert main(["check", "digits", "--algorithm", "fedrolex"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    first, model, data, part, wire, codecs, verdict = out.splitlines()
+    first, model, data, run, part, *rates, wire, codecs, verdict = out.splitlines()
     assert first.endswith("check digits")
     assert model == " model  85 002 parameters in 3 blocks; sliced axes: hidden1 256 and hidden2 256"
     assert data == " data   train 1 437, validation 360, 15 steps per round"
-    assert part.startswith(" slice  50% of every axis: 26 122 parameters, 30.7 % of the model; ")
+    assert part.startswith(" slice  50% of every axis: 26 122 parameters, 30.7 % of the run's model; ")
+    assert run.startswith(" run    fedrolex: one window")
+    assert run.endswith("; 85 002 parameters")
+    assert [line.split()[1] for line in rates] == ["1", "1/2", "1/4", "1/8"]
+    assert re.fullmatch(
+        r" rate   1/2 30\.7 % of the parameters, 30\.6 % of the FLOPs \(51\.7 kFLOP a sample\), [\d.]+ kB a round",
+        rates[1],
+    )
     assert re.fullmatch(r" wire   [\d.]+ kB per node and round with int8", wire)
     assert codecs.startswith(" codecs fp32 104 kB, bf16 52.2 kB, int8 ")
     assert ", topk 1% " in codecs
@@ -57,7 +64,7 @@ def test_what_is_said_of_the_digits(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_script_gets_one_object(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["check", str(file), "--json", "--slice", "25%"]) == 0
+    assert main(["check", str(file), "--json", "--slice", "25%", "--algorithm", "fedrolex"]) == 0
     (text,) = capsys.readouterr().out.splitlines()
     value = json.loads(text)
     assert (value["v"], value["event"], value["rate"]) == (1, "check", 0.25)
@@ -68,6 +75,48 @@ def test_a_script_gets_one_object(file: Path, capsys: pytest.CaptureFixture[str]
     assert value["bytes_per_round"] == 4 * value["slice_parameters"] == value["bytes_by_codec"]["fp32"]
     assert list(value["bytes_by_codec"]) == list(CODECS)
     assert value["full_step_s"] > 0 < value["slice_step_s"]
+
+
+RESIDUAL = """
+import torch
+from torch import nn
+from p2pfusion import Task
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm, self.conv1 = nn.GroupNorm(4, 8), nn.Conv2d(8, 8, 3, padding=1)
+        self.conv2 = nn.Conv2d(8, 8, 3, padding=1)
+        self.fused = nn.Conv2d(8, 16, 1)
+
+    def forward(self, x):
+        a, b = self.fused(x).chunk(2, dim=1)
+        return x + self.conv2(torch.relu(self.conv1(self.norm(x)))) + a * b
+
+def task():
+    x, y = torch.randn(64, 1, 8, 8), torch.randint(0, 3, (64,))
+    model = nn.Sequential(nn.Conv2d(1, 8, 3), *(Block() for _ in range(5)), nn.Flatten(), nn.Linear(8 * 36, 3))
+    return Task(model, (x, y), (x, y))
+"""
+
+
+def test_an_ordinary_module_is_traced_and_what_stays_whole_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "residual.py").write_text(RESIDUAL)
+    assert main(["check", str(tmp_path / "residual.py")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].endswith("in 7 blocks; sliced axes: 5 x *.conv1.out 8")
+    assert lines[2].startswith(" note   0.out, 1.conv2.out and 4 more: whole, because ")
+    assert main(["check", str(tmp_path / "residual.py"), "--json"]) == 0
+    value = json.loads(capsys.readouterr().out)
+    shares = [(row["rate"], row["share"], row["flops_share"]) for row in value["rates"]]
+    assert [rate for rate, _, _ in shares] == [1.0, 0.5, 0.25, 0.125]
+    assert shares[0][1:] == (1.0, 1.0)
+    assert shares == sorted(shares, reverse=True)
+    assert value["units"] == dict.fromkeys(value["axes"], 1)
+    assert len(value["block_names"]) == value["blocks"]
+    assert any("chunk" in finding for finding in value["findings"])
 
 
 def test_the_codec_that_is_asked_for_is_the_one_that_counts(capsys: pytest.CaptureFixture[str]) -> None:

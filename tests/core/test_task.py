@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+from p2pfusion.core.data import Indexed
 from p2pfusion.core.genesis import genesis
 from p2pfusion.core.task import STEPS_PER_ROUND_DEFAULT_MAX, Task, load_task_file, prepare
 from p2pfusion.core.training import flattened, train
@@ -64,6 +66,43 @@ def test_parts_and_the_length_of_a_round() -> None:
     assert prepare(Task(module(), Batches()), 0).steps_per_round == 20
 
 
+def test_a_task_says_how_its_data_are_dealt() -> None:
+    asked: list[tuple[int, int]] = []
+
+    def by_class(parts: int, seed: int) -> list[np.ndarray]:
+        asked.append((parts, seed))
+        return [np.flatnonzero(part == Y) for part in range(parts)]
+
+    task = Task(mlp(4, (8,), 3), (X, Y), (X, Y), partition=by_class)
+    parts = [prepare(task, 5, (index, 3)) for index in range(3)]
+    assert [{int(label) for _, y in part.train.once() for label in y} for part in parts] == [{0}, {1}, {2}]
+    assert asked == [(3, 5)] * 3
+    assert prepare(task, 5).train.samples == 40, "who brings data of their own keeps all of it"
+    assert parts[0].validation is not None
+    assert parts[0].validation.samples == 40
+
+
+class Sentences(Indexed):
+    """Seven labels a sample."""
+
+    def __len__(self) -> int:
+        return 600
+
+    def fetch(self, picked: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        return np.zeros((len(picked), 4, 7), np.float32), np.zeros((len(picked), 7), np.int64)
+
+
+def test_an_evaluation_batch_holds_so_many_labels_or_a_training_batch() -> None:
+    model = nn.Sequential(nn.Conv1d(4, 3, 1))
+    for batch_size, expected in ((8, 256 // 7), (100, 100)):
+        prepared = prepare(Task(model, Sentences(), Sentences(), batch_size=batch_size), 0)
+        assert prepared.validation is not None
+        assert len(next(prepared.validation.once())[0]) == expected
+    prepared = prepare(Task(module(), (X, Y), (np.repeat(X, 10, axis=0), np.repeat(Y, 10))), 0)
+    assert prepared.validation is not None
+    assert len(next(prepared.validation.once())[0]) == 256
+
+
 def test_preparing_leaves_the_global_generator_alone() -> None:
     state = torch.get_rng_state()
     prepare(Task(module(), (X, Y)), seed=5)
@@ -76,12 +115,13 @@ def test_preparing_leaves_the_global_generator_alone() -> None:
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"model": nn.Linear(4, 3)}, "Linear is neither"),
+        ({"model": "resnet18"}, "str is neither"),
         ({"init": "mine"}, "'seed' or 'given'"),
         ({"model": mlp(4, (8,), 3), "init": "given"}, "no weights of its own"),
         ({"batch_size": 0}, "at least 1"),
         ({"steps_per_round": 0}, "at least 1"),
         ({"clip_norm": 0.0}, "clip_norm"),
+        ({"partition": "iid"}, r"partition: must be a function \(parts, seed\)"),
     ],
 )
 def test_tasks_check_their_fields(fields: dict[str, object], words: str) -> None:
