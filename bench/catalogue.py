@@ -59,6 +59,16 @@ overlap, but each seed ends 0.6 to 2.5 points lower, about what a round or two o
 still fast. Longer runs were not made."""
 
 
+SLICE_COST_NOTE = """\
+One training step, one thread, SGD with momentum, double shift's window. `time_share` stands beside `flops_share`, its
+limit; `peak_share` (resident memory of a fresh process, parameters to scratch space) beside `counted_share`
+(parameters, gradients, momentum and what autograd keeps, whose sum need not all be alive at once)."""
+
+FOOTPRINT_NOTE = """\
+MB are 10^6 bytes. `replica` is the same whatever slice a device trains, `training` is in a fresh process for each rate:
+`sum_mb` by arithmetic and by counting what autograd keeps, `peak_mb` measured. docs/choosing.md says what follows."""
+
+
 def learning_goals(data: str) -> tuple[Goal, ...]:
     """Of the best row that ends at most half a point below our own float32."""
     return (
@@ -165,7 +175,20 @@ BENCHES = (
     ),
     Bench(name="startup", title="From the command to the first training step", command=("bench/startup.py",)),
     Bench(name="codec_cost", title="Encoding and decoding messages", command=("bench/codec_cost.py",)),
-    Bench(name="slice_cost", title="What a slice costs", command=("bench/slice_cost.py",)),
+    Bench(
+        name="slice_cost",
+        title="What a slice costs",
+        command=("bench/slice_cost.py",),
+        limit_s=1800,
+        note=SLICE_COST_NOTE,
+    ),
+    Bench(
+        name="footprint",
+        title="What fits on a device",
+        command=("-m", "bench.footprint"),
+        limit_s=900,
+        note=FOOTPRINT_NOTE,
+    ),
     Bench(name="sim_loop", title="The simulator's loop", command=("bench/sim_loop.py",)),
     Bench(name="sim_scale", title="The simulator with many nodes", command=("bench/sim_scale.py",)),
     Bench(name="bias", title="Who is slow, and whose data the model learns", command=("bench/bias.py",)),

@@ -21,6 +21,7 @@ from torch.optim.sgd import sgd
 from p2pfusion.core.blueprint import Blueprint
 from p2pfusion.core.data import Batch, Data
 from p2pfusion.core.objectives import Job, Loss, Objective, Plain, StepLoss, correct
+from p2pfusion.core.place import CPU, Place
 from p2pfusion.core.submodel import SubModel, Vector
 from p2pfusion.errors import LocalError, TrainingError
 
@@ -89,7 +90,7 @@ class Recipe:
 
     Gradients are clipped to `clip_norm` (L2, over all parameters; None: never). HeteroFL trains with 1.0 (PAPERS.md
     4.1), and thin slices need it: the Scaler multiplies their gradients by 1/rate. The optimizer's learning rate is
-    multiplied by `lr_factor`; `objective` makes of the loss what a step minimises.
+    multiplied by `lr_factor`; `objective` makes of the loss what a step minimises; `place` is where that happens.
     """
 
     loss: Loss
@@ -98,6 +99,7 @@ class Recipe:
     clip_norm: float | None = None
     lr_factor: float = 1.0
     objective: Objective = field(default_factory=Plain)
+    place: Place = CPU
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,10 +127,9 @@ def train(
     `seed` drives dropout; `should_stop` is asked before every step. Raises `TrainingError` when the loss or a parameter
     is not finite, or when the owner's loss, network or optimizer raises.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with recipe.place.seeded(seed):
         job = Job(blueprint=blueprint, sub_model=sub_model, start=start, loss=recipe.loss, seed=seed)
-        module = loaded(blueprint, sub_model, start, scaled=recipe.objective.is_scaled).train()
+        module = loaded(blueprint, sub_model, start, scaled=recipe.objective.is_scaled, place=recipe.place).train()
         optimizer = recipe.optimizer([tensor for tensor in module.parameters() if tensor.requires_grad])
         for group in optimizer.param_groups:
             group["lr"] *= recipe.lr_factor
@@ -137,13 +138,45 @@ def train(
         samples = 0
         while len(losses) < recipe.steps and not should_stop():
             x, y = _next(batches, len(losses))
-            losses.append(_step(module, optimizer, step_loss, recipe.clip_norm, (x, y), len(losses)))
+            losses.append(_step(module, optimizer, step_loss, recipe, (x, y), len(losses)))
             samples += len(y)
     after = flattened(module)
     if not np.isfinite(after).all():
         raise TrainingError(f"parameters are not finite after {len(losses)} steps; lower the learning rate")
     recipe.objective.done(job, after)
     return Trained(after=after, loss=sum(losses) / max(1, len(losses)), samples=samples, steps=len(losses))
+
+
+def train_members(
+    blueprint: Blueprint,
+    sub_model: SubModel,
+    start: Vector,
+    batches: Iterator[Batch],
+    recipe: Recipe,
+    *,
+    seed: int = 0,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Trained:
+    """Train every network the sub-model holds, one after the other, `recipe.steps` steps each; as `train` else.
+
+    `samples` and `steps` are one network's: the weight that each deserves.
+    """
+    members = blueprint.members_in(sub_model)
+    if len(members) < 2:
+        return train(blueprint, sub_model, start, batches, recipe, seed=seed, should_stop=should_stop)
+    after, first, done = np.empty_like(start), 0, []
+    for number, blocks in enumerate(members):
+        part = SubModel(blocks, sub_model.kept)
+        stop = first + part.size(blueprint)
+        own = start[first:stop]
+        done.append(train(blueprint, part, own, batches, recipe, seed=seed + number, should_stop=should_stop))
+        after[first:stop], first = done[-1].after, stop
+    return Trained(
+        after=after,
+        loss=sum(one.loss for one in done) / len(done),
+        samples=max(one.samples for one in done),
+        steps=max(one.steps for one in done),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,17 +192,27 @@ def evaluate(blueprint: Blueprint, vector: Vector, data: Data) -> float:
     return score(blueprint, blueprint.whole(), vector, data).accuracy
 
 
-def score(blueprint: Blueprint, sub_model: SubModel, values: Vector, data: Data, loss: Loss | None = None) -> Score:
+def score(
+    blueprint: Blueprint,
+    sub_model: SubModel,
+    values: Vector,
+    data: Data,
+    loss: Loss | None = None,
+    *,
+    place: Place = CPU,
+) -> Score:
     """How good a sub-model is as a network of its own (flat float32 values, no Scaler), in eval mode.
 
-    Without a `loss` the mean loss is 0. Raises `TrainingError`.
+    Always in float32, so that one model scores alike everywhere; of `place` only the device counts. Without a `loss`
+    the mean loss is 0. Raises `TrainingError`.
     """
-    module = loaded(blueprint, sub_model, values, scaled=False).eval()
+    module = loaded(blueprint, sub_model, values, scaled=False, place=place).eval()
     right = total = 0
     lost = 0.0
     with torch.no_grad():
         try:
-            for x, y in data.once():
+            for batch in data.once():
+                x, y = place.batch(*batch)
                 output = module(x)
                 right += correct(output, y)
                 total += y.numel()
@@ -183,8 +226,13 @@ def score(blueprint: Blueprint, sub_model: SubModel, values: Vector, data: Data,
     return Score(accuracy=right / total, loss=lost / total)
 
 
-def loaded(blueprint: Blueprint, sub_model: SubModel, values: Vector, *, scaled: bool = True) -> nn.Module:
-    """The sub-model's network holding these values (flat float32, copied). Raises `ValueError` for another size."""
+def loaded(
+    blueprint: Blueprint, sub_model: SubModel, values: Vector, *, scaled: bool = True, place: Place = CPU
+) -> nn.Module:
+    """The sub-model's network holding these values (flat float32, copied), on the place's device.
+
+    Raises `ValueError` for another size, `TrainingError` where the device has no room for it.
+    """
     module = blueprint.build(sub_model, scaled=scaled)
     # An own copy: sealed vectors are read-only, which torch cannot express.
     flat = torch.from_numpy(np.array(values, np.float32))
@@ -195,25 +243,27 @@ def loaded(blueprint: Blueprint, sub_model: SubModel, values: Vector, *, scaled:
         for tensor in module.parameters():
             tensor.copy_(flat[start : start + tensor.numel()].view(tensor.shape))
             start += tensor.numel()
-    return module
+    return place.network(module)
 
 
 def flattened(module: nn.Module) -> Vector:
     """A module's parameters as one flat float32 vector, in order; a copy."""
     pieces = [tensor.detach().reshape(-1) for tensor in module.parameters()]
-    return np.asarray(torch.cat(pieces).numpy(), np.float32)
+    return np.asarray(torch.cat(pieces).cpu().numpy(), np.float32)
 
 
 def _step(
-    module: nn.Module, optimizer: Optimizer, step_loss: StepLoss, clip_norm: float | None, batch: Batch, step: int
+    module: nn.Module, optimizer: Optimizer, step_loss: StepLoss, recipe: Recipe, batch: Batch, step: int
 ) -> float:
     """One optimizer step; returns the loss before it."""
     try:
         optimizer.zero_grad(set_to_none=True)
-        value = step_loss(module, *batch)
+        moved = recipe.place.batch(*batch)
+        with recipe.place.casting():
+            value = step_loss(module, *moved)
         value.backward()  # type: ignore[no-untyped-call]
-        if clip_norm is not None:
-            nn.utils.clip_grad_norm_(module.parameters(), clip_norm)
+        if recipe.clip_norm is not None:
+            nn.utils.clip_grad_norm_(module.parameters(), recipe.clip_norm)
         optimizer.step()
         number = float(value.detach())
     except LocalError:

@@ -1,0 +1,213 @@
+"""The probe wastes neither time nor memory and takes the best place; what a node gets of it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p2pfusion.core.place import CPU, Place
+from p2pfusion.core.task import Prepared, Task, prepare
+from p2pfusion.errors import TrainingError, UsageError
+from p2pfusion.net import lan
+from p2pfusion.net import settling as module
+from p2pfusion.net.choosing import RATES, Step, Wanted
+from p2pfusion.net.settling import BOLDNESS, PROBE_S, STEPS_TIMED_MAX, Settled, Trial, Watch, ladder, probe, settle
+from p2pfusion.zoo.blueprints import mlp
+
+CPU16, GPU, GPU16 = Place("cpu", "bfloat16"), Place("cuda"), Place("cuda", "bfloat16")
+PLENTY = Wanted(steps=10, free_bytes=10**12)
+
+
+@pytest.fixture
+def prepared() -> Prepared:
+    x = torch.randn(32, 4, generator=torch.Generator().manual_seed(0))
+    return prepare(Task(mlp(4, (16,), 2), (x, (x.sum(1) > 0).long()), batch_size=8, steps_per_round=3), 0)
+
+
+class Fake:
+    """A trial that only passes time: `step_s` of the whole at a place, with the square of the rate for a slice."""
+
+    def __init__(self, step_s: dict[Place, float], parameters: int = 1000, kept: int = 1000) -> None:
+        self.now_s, self.steps = 0.0, 10
+        self.tried: list[tuple[Place, float]] = []
+        self._step_s, self._parameters, self._kept = step_s, parameters, kept
+
+    def clock(self) -> float:
+        return self.now_s
+
+    def parameters(self, rate: float) -> int:
+        return round(self._parameters * rate**2)
+
+    def __call__(self, place: Place, rate: float, seconds: float) -> Step:
+        self.tried.append((place, rate))
+        step_s = self._step_s[place] * rate**2
+        steps = min(STEPS_TIMED_MAX, max(1, -int(-seconds // step_s)))
+        self.now_s += steps * step_s
+        return Step(step_s, self.parameters(rate), round(self._kept * rate))
+
+
+def as_trial(fake: Fake) -> Any:
+    return fake
+
+
+# -- the probe --------------------------------------------------------------------------------------------------------
+
+
+def test_the_watch_takes_one_step_at_least_and_the_mean_of_those_behind_it() -> None:
+    times = iter([0.0, 0.0, 9.0])
+    slow = Watch(0.1, lambda: next(times))
+    assert [slow.should_stop(), slow.should_stop()] == [False, True]
+    assert slow.step_s == 9.0
+    times = iter([0.0, 0.0, 5.0, 6.0, 9.0])
+    watch = Watch(8.5, lambda: next(times))
+    assert [watch.should_stop() for _ in range(4)] == [False, False, False, True]
+    assert watch.step_s == 2.0
+    endless = Watch(1e9, lambda: 0.0)
+    assert [endless.should_stop() for _ in range(STEPS_TIMED_MAX + 1)].index(True) == STEPS_TIMED_MAX
+
+
+@given(st.floats(1e-5, 10), st.floats(0.01, 1))
+def test_no_step_is_begun_that_would_take_much_longer_than_is_left(whole_s: float, seconds: float) -> None:
+    fake = Fake({CPU: whole_s})
+    costs = ladder(as_trial(fake), CPU, RATES, PLENTY, seconds)
+    assert sorted(costs) == list(RATES)
+    tried = [rate for _, rate in fake.tried]
+    assert tried == list(RATES[: len(tried)])
+    assert [costs[rate].is_measured for rate in RATES] == [rate in tried for rate in RATES]
+    assert all(costs[rate].seconds >= whole_s * rate**2 * 0.999 for rate in RATES), "never promised faster than it is"
+    assert fake.now_s <= (1 + BOLDNESS) * seconds + 2 * whole_s * RATES[0] ** 2 + 1e-9
+
+
+def test_no_slice_is_tried_that_has_no_room() -> None:
+    fake = Fake({CPU: 0.001}, parameters=1_000_000)
+    costs = ladder(as_trial(fake), CPU, RATES, Wanted(steps=10, free_bytes=3_000_000), 1.0)
+    assert [rate for _, rate in fake.tried] == [0.125, 0.25]
+    assert not costs[0.5].is_measured
+
+
+def test_a_slice_that_fails_ends_the_ladder_and_a_place_that_fails_is_left_out() -> None:
+    class Broken(Fake):
+        def __call__(self, place: Place, rate: float, seconds: float) -> Step:
+            if place == GPU or rate > 0.3:
+                raise TrainingError("out of memory")
+            return super().__call__(place, rate, seconds)
+
+    fake = Broken({CPU: 0.001, GPU: 0.001})
+    assert list(ladder(as_trial(fake), CPU, RATES, PLENTY, 1.0)) == [0.125, 0.25]
+    settled = probe(as_trial(fake), (GPU, CPU), RATES, lambda place: None)
+    assert (settled.place, settled.rate, settled.failed) == (CPU, 0.25, ("cuda in float32: out of memory",))
+    with pytest.raises(TrainingError, match="cuda in float32: out of memory"):
+        probe(as_trial(fake), (GPU,), RATES, lambda place: None)
+
+
+@pytest.mark.parametrize(
+    ("step_s", "rates", "place", "rate"),
+    [
+        ({GPU: 0.01, CPU: 1.0}, (0.5,), GPU, 0.5),  # a GPU is faster at what is large
+        ({GPU: 0.01, CPU: 0.001}, (0.5,), CPU, 0.5),  # and slower at what is small
+        ({GPU: 0.1, GPU16: 0.09, CPU: 9.0}, RATES, GPU, 1.0),  # a little is not worth the digits
+        ({GPU: 0.4, GPU16: 0.1, CPU: 9.0}, RATES, GPU16, 1.0),
+        ({CPU: 1.5}, RATES, CPU, 0.5),
+        ({CPU: 1e4}, RATES, CPU, 0.125),
+    ],
+)
+def test_the_probe_takes_the_best_place_within_its_time(
+    step_s: dict[Place, float], rates: tuple[float, ...], place: Place, rate: float
+) -> None:
+    fake = Fake(step_s)
+    settled = probe(as_trial(fake), tuple(step_s), rates, lambda place: None)
+    assert (settled.place, settled.rate) == (place, rate)
+    assert settled.probed[0].place == place
+    assert len(settled.probed) == len(step_s)
+    smallest_s = sum(step_s.values()) * RATES[0] ** 2
+    assert fake.now_s <= (1 + BOLDNESS) * PROBE_S + 2 * smallest_s
+
+
+def test_a_trial_trains_what_the_node_will(prepared: Prepared) -> None:
+    ticks = iter(range(1000))
+    trial = Trial(prepared, "heterofl", clock=lambda: float(next(ticks)))
+    before = prepared.genesis.copy()
+    half = trial(CPU, 0.5, 100.0)
+    assert half.seconds == 1.0
+    assert half.parameters == trial.parameters(0.5) == mlp(4, (8,), 2).size
+    whole = trial(CPU, 1.0, 100.0)
+    assert whole.parameters == prepared.blueprint.size
+    assert whole.batch_bytes > half.batch_bytes > 0
+    assert (prepared.genesis == before).all()
+    assert Trial(prepared, "full").parameters(0.5) == prepared.blueprint.size
+
+
+# -- what a node gets of it -------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_measured_where_there_is_nothing_to_choose(
+    prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "probe", lambda *_: pytest.fail("a probe nobody asked for"))
+    settled = asyncio.run(settle(prepared, "msfusion", device="cpu", rate=0.5))
+    assert settled == Settled(CPU, 0.5, 3)
+
+
+def test_auto_measures_a_real_network(prepared: Prepared) -> None:
+    settled = asyncio.run(settle(prepared, "msfusion", device="cpu", rate="auto"))
+    assert settled.rate == 1.0, "a network this small is trained whole by anything"
+    assert settled.place.device == "cpu"
+    assert settled.probed[0].place == settled.place
+
+
+class Recorder:
+    """Stands for the node: only what it was made of is looked at."""
+
+    made: tuple[Any, dict[str, Any]]
+
+    def __init__(self, config: Any, algorithm: Any, **parts: Any) -> None:
+        Recorder.made = algorithm, parts
+
+    async def __aenter__(self) -> Recorder:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        """Nothing was opened."""
+
+
+@pytest.fixture
+def join(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Place, float]]:
+    monkeypatch.setattr(lan, "Node", Recorder)
+
+    def call(**options: Any) -> tuple[Place, float]:
+        async def run() -> None:
+            async with lan.lan_node(prepared, listen="127.0.0.1:0", **options):
+                pass
+
+        asyncio.run(run())
+        algorithm, parts = Recorder.made
+        return algorithm.prepared.place, parts["rate"]
+
+    return call
+
+
+def test_a_node_trains_where_it_was_settled(join: Callable[..., tuple[Place, float]]) -> None:
+    assert join(device="cpu") == (CPU, 0.5)
+    assert join(device="cpu", slice="auto")[1] == 1.0
+    assert join(device=Settled(CPU16, 0.25, 3)) == (CPU16, 0.25)
+    for wrong in (0, 1.5, "half"):
+        with pytest.raises(UsageError, match="or 'auto'"):
+            join(slice=wrong)
+    with pytest.raises(UsageError, match="choose one of auto"):
+        join(device="tpu")
+
+
+def test_trials_do_not_touch_the_owners_chance(prepared: Prepared) -> None:
+    state = torch.get_rng_state()
+    batches = prepared.train.batches(random.Random(1))
+    first = next(batches)[0]
+    asyncio.run(settle(prepared, "msfusion", device="cpu", rate="auto"))
+    assert torch.equal(state, torch.get_rng_state())
+    assert torch.equal(first, next(prepared.train.batches(random.Random(1)))[0])
