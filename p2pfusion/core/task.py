@@ -16,7 +16,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -25,10 +25,11 @@ import torch
 from torch import nn
 
 from p2pfusion.core.blueprint import Blueprint
-from p2pfusion.core.data import Batch, Data, as_data
+from p2pfusion.core.calibration import calibrated, log_frequencies
+from p2pfusion.core.data import Batch, Data, Deal, as_data, part_of
 from p2pfusion.core.genesis import genesis
 from p2pfusion.core.objectives import Loss, correct, cross_entropy
-from p2pfusion.core.sequential import blueprint_of
+from p2pfusion.core.place import CPU, Place
 from p2pfusion.core.submodel import Vector
 from p2pfusion.core.training import Optimizer, OptimizerFactory, Recipe, Sgd, flattened, loaded
 from p2pfusion.errors import LocalError, TaskError, TrainingError
@@ -39,23 +40,28 @@ Schedule = Callable[[int], float]
 STEPS_PER_ROUND_DEFAULT_MAX = 50
 """A round without `steps_per_round` is one pass over the own data, but no longer than this: rounds stay short."""
 EVALUATION_BATCH = 256
-"""Samples per batch of an evaluation pass; bounds its memory."""
+"""Labels per batch of an evaluation pass; bounds its memory. A training batch fits in any case, with its gradients."""
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
     """A model, data and how to train.
 
-    `model`: an `nn.Sequential`, sliced automatically, or a `Blueprint`. `train`, `validation`: (x, y) tensors or
-    arrays, a torch Dataset, a DataLoader, or a re-iterable of (x, y) batches; without validation no accuracy is
-    reported. `optimizer`: parameters -> torch optimizer, new every round (default SGD, lr 0.05, momentum 0.9).
+    `model`: an `nn.Module`, sliced automatically (`Blueprint.from_module`), or a `Blueprint`.
+    `train`, `validation`: (x, y) tensors or arrays, an `Indexed`, a torch Dataset, a DataLoader, or a re-iterable of
+    (x, y) batches; without validation no accuracy is reported.
+    `optimizer`: parameters -> torch optimizer, new every round (default SGD, lr 0.05, momentum 0.9).
     `lr_schedule`: round -> factor of the optimizer's learning rate, such as a warm-up or a decay (default 1 always).
     `clip_norm`: gradients are clipped to this L2 norm, None never; without it thin slices can diverge (`Recipe`).
+    `calibrate`: train against the own frequencies of classes (`core.calibration`): for classes that are about equally
+    frequent over all devices together, but not on each.
+    `partition`: how data that several nodes share are dealt (`join --data-part`, `simulate`): (parts, seed) -> the
+    sample numbers of every part, as `zoo.partition` makes them (default an even, shuffled deal).
     `init`: "seed" draws the start from the run's seed, "given" keeps the model's own weights, which all peers must
     then have alike.
     """
 
-    model: nn.Sequential | Blueprint
+    model: nn.Module | Blueprint
     train: Any
     validation: Any = None
     loss: Loss = cross_entropy
@@ -65,11 +71,13 @@ class Task:
     steps_per_round: int | None = None
     lr_schedule: Schedule | None = None
     clip_norm: float | None = 1.0
+    calibrate: bool = False
+    partition: Deal | None = None
     init: Literal["seed", "given"] = "seed"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.model, nn.Sequential | Blueprint):
-            raise TaskError(f"model: a {type(self.model).__name__} is neither nn.Sequential nor a Blueprint")
+        if not isinstance(self.model, nn.Module | Blueprint):
+            raise TaskError(f"model: a {type(self.model).__name__} is neither an nn.Module nor a Blueprint")
         if self.init not in ("seed", "given"):
             raise TaskError(f"init = {self.init!r}: must be 'seed' or 'given'")
         if self.init == "given" and isinstance(self.model, Blueprint):
@@ -78,6 +86,8 @@ class Task:
             raise TaskError("batch_size and steps_per_round must be at least 1")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise TaskError(f"clip_norm = {self.clip_norm!r}: must be above 0, or None")
+        if self.partition is not None and not callable(self.partition):
+            raise TaskError("partition: must be a function (parts, seed) -> sample numbers of every part, or None")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +103,14 @@ class Prepared:
     steps_per_round: int
     clip_norm: float | None = None
     lr_schedule: Schedule | None = None
+    seed: int = 0
+    """The run's, from which genesis is drawn."""
+    is_given: bool = False
+    """Whether genesis is the owner's own weights."""
+    shift: torch.Tensor | None = None
+    """Added to the logits in training, (classes,): of a calibrated task."""
+    place: Place = CPU
+    """Where this device trains and evaluates."""
 
     def lr_factor(self, round_index: int) -> float:
         """What the optimizer's learning rate is multiplied by in this round. Raises `TrainingError`."""
@@ -109,7 +127,13 @@ class Prepared:
     @property
     def recipe(self) -> Recipe:
         """What `training.train` takes, at the factor 1."""
-        return Recipe(loss=self.loss, optimizer=self.optimizer, steps=self.steps_per_round, clip_norm=self.clip_norm)
+        return Recipe(
+            loss=self.loss if self.shift is None else calibrated(self.loss, self.shift),
+            optimizer=self.optimizer,
+            steps=self.steps_per_round,
+            clip_norm=self.clip_norm,
+            place=self.place,
+        )
 
 
 def sgd(parameters: Iterable[nn.Parameter]) -> Optimizer:
@@ -123,12 +147,13 @@ def prepare(task: Task, seed: int, part: tuple[int, int] | None = None) -> Prepa
         train = as_data(task.train, task.batch_size, "train")
         x, y = _first(train, "train")
         model = task.model
-        blueprint = model if isinstance(model, Blueprint) else blueprint_of(model, x)
+        blueprint = model if isinstance(model, Blueprint) else Blueprint.from_module(model, x)
         start = flattened(model) if isinstance(model, nn.Module) and task.init == "given" else genesis(blueprint, seed)
         validation = None
         if task.validation is not None:
-            validation = as_data(task.validation, EVALUATION_BATCH, "validation")
-        own = train if part is None else train.part(part[0], part[1], seed)
+            size = max(task.batch_size, EVALUATION_BATCH // max(1, y[:1].numel()))
+            validation = as_data(task.validation, size, "validation")
+        own = train if part is None else part_of(train, part, seed, task.partition)
         steps = task.steps_per_round or min(STEPS_PER_ROUND_DEFAULT_MAX, own.batches_per_pass or 20)
         prepared = Prepared(
             blueprint=blueprint,
@@ -140,10 +165,12 @@ def prepare(task: Task, seed: int, part: tuple[int, int] | None = None) -> Prepa
             steps_per_round=steps,
             clip_norm=task.clip_norm,
             lr_schedule=task.lr_schedule,
+            seed=seed,
+            is_given=task.init == "given",
         )
         prepared.lr_factor(0)
-        _try(prepared, (x, y))
-        return prepared
+        classes = _try(prepared, (x, y))
+        return replace(prepared, shift=log_frequencies(own, classes)) if task.calibrate else prepared
 
 
 def load_task_file(path: str | Path, seed: int = 0) -> Task:
@@ -222,8 +249,11 @@ def _first(data: Data, name: str) -> Batch:
     return batch
 
 
-def _try(prepared: Prepared, batch: Batch) -> None:
-    """One forward and backward pass of the full model, so that a wrong shape is found now and named."""
+def _try(prepared: Prepared, batch: Batch) -> int:
+    """One forward and backward pass of the full model, so that a wrong shape is found now and named.
+
+    Returns how many classes the output has; 1 for one without that dimension.
+    """
     module = loaded(prepared.blueprint, prepared.blueprint.whole(), prepared.genesis).train()
     trained = [tensor for tensor in module.parameters() if tensor.requires_grad]
     if not trained:
@@ -245,6 +275,7 @@ def _try(prepared: Prepared, batch: Batch) -> None:
         raise TaskError(f"the loss of the first batch is {float(value.detach())}; check the data's scale")
     if prepared.validation is not None:
         _try_validation(module, prepared.validation)
+    return output.shape[1] if output.dim() > 1 else 1
 
 
 def _try_validation(module: nn.Module, validation: Data) -> None:

@@ -1,0 +1,49 @@
+"""Calibrated training on skewed labels: a device whose data lack a class does not unlearn it for everybody.
+
+A network trained on a device's own labels learns, besides what each class looks like, how frequent it is there;
+averaged over devices with different frequencies that is mere noise, and worst for what few devices train. Adding the
+logarithm of the own frequencies to the logits while training takes that part out: what is learnt then is the same
+everywhere. In the end the model holds all classes equally likely, so this is for tasks whose classes are about equally
+frequent over all devices together, and does nothing where every device has them alike.
+
+Sources: logit adjustment (Menon et al., arXiv 2007.07314, its loss with tau = 1), balanced softmax (Ren et al., arXiv
+2007.10740); in federated learning FedLC (Zhang et al., arXiv 2209.00189). Knows no model and no swarm.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from p2pfusion.core.data import Data
+from p2pfusion.core.objectives import Loss
+from p2pfusion.errors import TaskError
+
+COUNTED_LABELS_MAX = 1 << 20
+"""Labels that are counted: frequencies are known to a tenth of a percent long before."""
+
+
+def log_frequencies(data: Data, classes: int) -> torch.Tensor:
+    """Logarithm of each class's share of the labels of one pass, float32 (classes,); one is added to every count.
+
+    Raises `TaskError` for labels that are not class numbers below `classes`.
+    """
+    counts = torch.ones(classes, dtype=torch.float64)
+    counted = 0
+    for _, y in data.once():
+        labels = y.reshape(-1)
+        if labels.is_floating_point() or (labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < classes):
+            raise TaskError(f"calibrate: labels must be class numbers below {classes}; leave calibrate out")
+        counts += torch.bincount(labels, minlength=classes)
+        counted += labels.numel()
+        if counted >= COUNTED_LABELS_MAX:
+            break
+    return (counts / counts.sum()).log().float()
+
+
+def calibrated(loss: Loss, shift: torch.Tensor) -> Loss:
+    """The loss of logits (batch, classes, ...) to which `shift` (classes,) was added."""
+
+    def shifted(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return loss(output + shift.to(output.device).view(1, -1, *([1] * (output.dim() - 2))), target)
+
+    return shifted

@@ -1,0 +1,77 @@
+"""Calibrated training: what is learnt on skewed labels does not hold a rare class for unlikely."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from p2pfusion.core.calibration import calibrated, log_frequencies
+from p2pfusion.core.data import as_data
+from p2pfusion.core.task import Task, prepare
+from p2pfusion.core.training import score, train
+from p2pfusion.errors import TaskError
+from p2pfusion.zoo.blueprints import mlp
+
+
+def test_frequencies_are_counted_with_one_more_each():
+    data = as_data((np.zeros((5, 2), np.float32), np.array([0, 0, 2, 0, 2])), 2, "train")
+    found = log_frequencies(data, 4).exp()
+    assert torch.allclose(found, torch.tensor([4.0, 1.0, 3.0, 1.0]) / 9)
+
+
+@pytest.mark.parametrize("shape", [(6, 3), (6, 3, 5)])
+def test_the_shift_is_added_to_the_logits_of_classes(shape):
+    generator = torch.Generator().manual_seed(0)
+    output = torch.randn(shape, generator=generator)
+    target = torch.randint(0, 3, (shape[0], *shape[2:]), generator=generator)
+    shift = torch.tensor([0.1, -2.0, 0.5])
+    moved = output + shift.reshape(1, 3, *([1] * (len(shape) - 2)))
+    assert torch.equal(calibrated(F.cross_entropy, shift)(output, target), F.cross_entropy(moved, target))
+
+
+def skewed(calibrate):
+    """Two classes that overlap, one 19 times as frequent here; both equally frequent in the validation data."""
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(first, second):
+        y = torch.cat([torch.zeros(first, dtype=torch.int64), torch.ones(second, dtype=torch.int64)])
+        return torch.randn(len(y), 2, generator=generator) + 1.5 * y[:, None], y
+
+    return Task(mlp(2, (8,), 2), drawn(1900, 100), drawn(1000, 1000), steps_per_round=300, calibrate=calibrate)
+
+
+def test_a_skewed_device_learns_what_holds_everywhere():
+    accuracies = {}
+    for calibrate in (False, True):
+        prepared = prepare(skewed(calibrate), 0)
+        whole = prepared.blueprint.whole()
+        batches = prepared.train.batches(random.Random(0))
+        after = train(prepared.blueprint, whole, prepared.genesis, batches, prepared.recipe).after
+        accuracies[calibrate] = score(prepared.blueprint, whole, after, prepared.validation).accuracy
+    assert accuracies[True] > 0.82 > 0.75 > accuracies[False]
+
+
+def test_only_the_own_part_counts_and_the_owners_loss_evaluates():
+    y = np.arange(40) % 2
+    task = Task(mlp(2, (4,), 2), (np.zeros((40, 2), np.float32), y), calibrate=True,
+                partition=lambda parts, seed: [np.flatnonzero(y == label) for label in range(2)])  # fmt: skip
+    shifts = [prepare(task, 0, (part, 2)).shift for part in range(2)]
+    assert torch.allclose(shifts[0].exp(), torch.tensor([21.0, 1.0]) / 22)
+    assert torch.allclose(shifts[0], shifts[1].flip(0))
+    prepared = prepare(replace(task, calibrate=False), 0)
+    assert prepared.shift is None
+    assert prepared.recipe.loss is prepared.loss
+
+
+def test_labels_that_are_no_classes_are_refused():
+    data = as_data((np.zeros((4, 2), np.float32), np.array([0, 1, 2, 3])), 2, "train")
+    with pytest.raises(TaskError, match="class numbers below 3"):
+        log_frequencies(data, 3)
+    numbers = as_data((np.zeros((4, 2), np.float32), np.zeros((4, 2), np.float32)), 2, "train")
+    with pytest.raises(TaskError, match="leave calibrate out"):
+        log_frequencies(numbers, 3)
