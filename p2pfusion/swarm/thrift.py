@@ -93,15 +93,17 @@ class Thrift:
         self._rounds_s: deque[float] = deque(maxlen=ROUNDS_KEPT_MAX)
         self._published_s: float | None = None
         self._begun_s: float | None = None
+        self._before_bytes = 0
+        """What was moved before the first contribution: the snapshot of a late joiner comes once, not every hour."""
         self._last: Choice | None = None
 
-    def published(self, now_s: float) -> None:
-        """A contribution of mine went out: that is how long a round takes."""
+    def published(self, now_s: float, spent_bytes: int = 0) -> None:
+        """A contribution of mine went out: that is how long a round takes. `spent_bytes`: moved by this node so far."""
         if self._published_s is not None:
             self._rounds_s.append(now_s - self._published_s)
         self._published_s = now_s
         if self._begun_s is None:
-            self._begun_s = now_s
+            self._begun_s, self._before_bytes = now_s, spent_bytes
 
     def choose(self, elements: int, others: int, spent_bytes: int, now_s: float) -> Choice:
         """For a contribution of so many elements, while `others` train too and this node has moved `spent_bytes`."""
@@ -147,6 +149,6 @@ class Thrift:
         round_s, is_own = median(self._rounds_s), self._config.codec != "auto"
         own = Choice(self._config.codec, self._config.codec_density)
         least = (own if is_own else LADDER[-1]).bytes_of(elements) * 2 * others / max(round_s, 1e-3) * HOUR_S
-        moved = spent_bytes / (now_s - begun_s + BUDGET_ROUNDS * round_s) * HOUR_S
+        moved = (spent_bytes - self._before_bytes) / (now_s - begun_s + BUDGET_ROUNDS * round_s) * HOUR_S
         most = max(least, moved)
         return most if most > BEYOND_SLACK * budget else None

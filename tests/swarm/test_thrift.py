@@ -97,6 +97,16 @@ def test_a_budget_that_cannot_be_kept_is_told_with_the_rate():
     assert after_rounds().beyond_budget(MILLION, 5, 10**12, 40.0) is None
 
 
+def test_a_joiners_snapshot_is_no_rate():
+    """It comes once, before the first contribution; only what is moved after that goes on hour by hour."""
+    late, early = (Thrift(NodeConfig(budget_bytes_per_h=10 * MILLION)) for _ in range(2))
+    for number in range(4):
+        late.published(number * 10.0, 36 * MILLION)
+        early.published(number * 10.0)
+    assert late.beyond_budget(10_000, 5, 37 * MILLION, 30.0) == early.beyond_budget(10_000, 5, MILLION, 30.0)
+    assert late.beyond_budget(10_000, 5, 36 * MILLION, 30.0) is None
+
+
 def test_it_does_not_go_to_and_fro():
     thrift = after_rounds()
     fits = 2 * 7 * LADDER[2].bytes_of(MILLION) / 10.0
