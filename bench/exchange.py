@@ -32,7 +32,7 @@ import psutil
 
 from bench.peers import problem
 from bench.peers.talk import Answer, Line, now_s
-from p2pfusion.algorithms.base import RoundContext, Vector
+from p2pfusion.algorithms.base import Evaluation, Product, RoundContext, Vector
 from p2pfusion.config import CadenceConfig, GossipConfig, NodeConfig, RunConfig
 from p2pfusion.core.blueprint import Axis, Blueprint, Dim, Init, Parameter
 from p2pfusion.core.replica import Replica
@@ -99,6 +99,7 @@ class Waiting:
     genesis: Vector
     offset: Vector
     orders: asyncio.Queue[Order] = field(default_factory=asyncio.Queue)
+    product: Product = field(default_factory=Product)
 
     async def round(self, ctx: RoundContext) -> None:
         order = await self.orders.get()
@@ -114,7 +115,7 @@ class Waiting:
         await ctx.contribute(sub_model, delta, 1, 0.0)
         order.published_s = now_s()
 
-    def evaluate(self, model: Vector) -> float | None:
+    def evaluate(self, model: Vector) -> Evaluation | None:
         return None
 
 

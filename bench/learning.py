@@ -110,7 +110,7 @@ def learner(work: Work) -> tuple[Callable[[int], Any], Callable[[Any], float], i
             batch_size=batch,
             steps_per_round=steps,
         )
-        name = "full" if work.rate == 1 else "msfusion"
+        name = "full" if work.rate == 1 else "double_shift"
         made = algorithm(name, prepare(task, work.seed), seed=1000 * work.seed + index)
         made.step_cost_s = work.round_s / steps
         return made

@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from p2pfusion.algorithms.base import RoundContext, Vector
+from p2pfusion.algorithms.base import Evaluation, Product, RoundContext, Vector
 from p2pfusion.config import CadenceConfig, NodeConfig, RunConfig
 from p2pfusion.core.blueprint import Axis, Blueprint, Dim, Init, Parameter
 from p2pfusion.core.genesis import genesis
@@ -63,6 +63,10 @@ class NullLearner:
     def genesis(self) -> Vector:
         return self._genesis
 
+    @property
+    def product(self) -> Product:
+        return Product()
+
     async def round(self, ctx: RoundContext) -> None:
         if self._pause_round is not None and ctx.round > self._pause_round:
             await asyncio.Event().wait()
@@ -70,7 +74,7 @@ class NullLearner:
         await ctx.extract(whole)
         await ctx.contribute(whole, self._delta, samples=1, loss=0.0)
 
-    def evaluate(self, model: Vector) -> float | None:
+    def evaluate(self, model: Vector) -> Evaluation | None:
         return None
 
 

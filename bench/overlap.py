@@ -73,7 +73,7 @@ def measure(work: Work) -> dict[str, Any]:
             batch_size=32,
             steps_per_round=STEPS,
         )
-        made = algorithm("msfusion", prepare(task, work.seed), seed=1000 * work.seed + index)
+        made = algorithm("double_shift", prepare(task, work.seed), seed=1000 * work.seed + index)
         share = sum(made.scheme(blueprint, seat(index, r), random_for(index)).share(blueprint) for r in range(8)) / 8
         made.step_cost_s = COMPUTE_S / STEPS / share
         return made

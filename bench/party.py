@@ -26,7 +26,7 @@ from blake3 import blake3
 
 from bench.exchange import Nobody
 from bench.peers.talk import Answer, Line, now_s
-from p2pfusion.algorithms.base import RoundContext, Vector
+from p2pfusion.algorithms.base import Evaluation, Product, RoundContext, Vector
 from p2pfusion.config import NodeConfig, RunConfig
 from p2pfusion.core.blueprint import Axis, Blueprint, Dim, Init, Parameter
 from p2pfusion.net.compute import ThreadCompute
@@ -67,10 +67,11 @@ class Idle:
             factory=_no_network,
         )
         self.genesis = np.zeros(elements, np.float32)
+        self.product = Product()
 
     async def round(self, ctx: RoundContext) -> None: ...
 
-    def evaluate(self, model: Vector) -> float | None:
+    def evaluate(self, model: Vector) -> Evaluation | None:
         return None
 
 

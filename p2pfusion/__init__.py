@@ -22,11 +22,13 @@ if TYPE_CHECKING:
     from p2pfusion.errors import LocalError, P2PFusionError, RemoteError, TaskError
     from p2pfusion.net.lan import lan_node
     from p2pfusion.node import Done, Node, PeerEvent, WarningEvent
+    from p2pfusion.store.exported import load_model
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "lan_node": "p2pfusion.net.lan",
+    "load_model": "p2pfusion.store.exported",
     "Task": "p2pfusion.core.task",
     "Node": "p2pfusion.node",
     "NodeConfig": "p2pfusion.config",
@@ -51,6 +53,7 @@ _HOMES = {
 
 __all__ = [
     "lan_node",
+    "load_model",
     "Task",
     "Node",
     "NodeConfig",

@@ -55,9 +55,12 @@ ONLY_IN = {
     "platformdirs": ("app",),
     "matplotlib": ("lab.figures",),
     "ray": ("lab.engines",),
-    "safetensors": ("store", "app.exporting"),
+    "safetensors": ("store",),
     "torch": ("core.training", "core.task", "core.sequential", "core.layers", "core.scaler", "core.data",
-              "core.objectives", "zoo", "net.compute", "app"),
+              "core.contrastive", "core.projection", "core.averaging", "core.calibration", "core.nested",
+              "core.prediction", "core.objectives", "core.recorder", "core.recording", "core.replay",
+              "core.tracing", "core.tracing_checks", "core.tracing_shapes", "core.place", "core.footprint", "zoo",
+              "net.compute", "net.device", "app"),
 }  # fmt: skip
 NOT_IN = {"asyncio": ("core", "wire", "swarm"), "logging": ("core", "wire", "swarm")}
 BANNED_CALLS = {

@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import click
@@ -13,6 +14,7 @@ from p2pfusion.app.cli import commands as group
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+PARTS = "algorithms|core|swarm|wire|node|zoo|lab|sim"
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -62,3 +64,28 @@ def test_commands_parse(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
         assert (page.parent / target).exists(), target
+
+
+def named(pattern: str) -> list[str]:
+    """What stands in backticks in a table of `docs/papers.md` and looks like this, each once."""
+    rows = [line for line in (ROOT / "docs/papers.md").read_text().splitlines() if line.startswith("|")]
+    return list(dict.fromkeys(re.findall(rf"`({pattern})`", "\n".join(rows))))
+
+
+@pytest.mark.parametrize("name", named(rf"(?:{PARTS})\.[\w.]+"))
+def test_what_papers_says_is_in_the_code_is_there(name: str) -> None:
+    words = name.split(".")
+    try:
+        import_module(f"p2pfusion.{name}")
+    except ModuleNotFoundError:
+        assert hasattr(import_module(f"p2pfusion.{'.'.join(words[:-1])}"), words[-1])
+
+
+def test_the_tests_that_papers_names_are_there() -> None:
+    files = named(r"\w+/test_\w+")
+    assert [name for name in files if not (ROOT / f"tests/{name}.py").exists()] == []
+    suite = "\n".join(path.read_text() for path in sorted((ROOT / "tests").rglob("test_*.py")))
+    functions = named(r"test_\w+")
+    assert [name for name in functions if f"def {name}(" not in suite] == []
+    assert len(files) > 3
+    assert len(functions) > 20

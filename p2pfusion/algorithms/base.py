@@ -25,6 +25,38 @@ DIRECTIONS: tuple[Direction, ...] = ("sent", "received")
 T = TypeVar("T")
 Vector = npt.NDArray[np.float32]
 
+WHOLE = "100%"
+"""Name of the whole model, where networks in it have names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """What comes out of a run: the networks in its model, by name, narrowest first; none: only the whole model.
+
+    They may leave out what only training needs. `origin`: how they were made, as names and values for people.
+    """
+
+    networks: Mapping[str, SubModel] = field(default_factory=dict)
+    origin: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What validation data say of a model: the accuracy (0..1) of the network to use, which it is, and of all others.
+
+    `widths`: by the names of `Product.networks`, empty where there is only the whole model; then `served` is None.
+    """
+
+    accuracy: float
+    widths: Mapping[str, float] = field(default_factory=dict)
+    served: str | None = None
+
+    @classmethod
+    def of(cls, widths: Mapping[str, float]) -> Self:
+        """The best is to be used, the narrowest of equals. Raises `ValueError` without any."""
+        served = max(widths, key=widths.__getitem__)
+        return cls(widths[served], dict(widths), served)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traffic:
@@ -69,9 +101,10 @@ class RoundReport:
 
     `share` is the share of parameters trained in `steps` local steps (0: not counted), `loss` the mean loss of it,
     `heard`/`missing` how many expected contributions (mine included) were complete or not when the round was left,
-    `late` those that came to sealed rounds since the last report. `bytes_sent`, `bytes_received` and their split
-    `traffic` are since the last report too. `head` identifies sealed model plus open rounds;
-    `accuracy` is the last one measured.
+    `late` those that came to sealed rounds since the last report. `coverage` is the share of parameters that somebody
+    trained in this round, `covered` in any round that I have reported since I started. `bytes_sent`, `bytes_received`
+    and their split `traffic` are since the last report too. `head` identifies sealed model plus open rounds; `accuracy`
+    is the last one measured, and `widths` are those of all networks in the model, where it holds several.
     """
 
     round: int
@@ -91,8 +124,10 @@ class RoundReport:
     peers: int
     accuracy: float | None = None
     steps: int = 0
+    covered: float = 0.0
     seconds: Mapping[str, float] = field(default_factory=dict)
     traffic: Traffic = Traffic()
+    widths: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,10 +193,15 @@ class Algorithm(Protocol):
         """The model everybody starts from."""
         ...
 
+    @property
+    def product(self) -> Product:
+        """What may be taken out of the model; the same for the whole run."""
+        ...
+
     async def round(self, ctx: RoundContext) -> None:
         """Do one round: plan, extract, compute, contribute. Raises `TrainingError`."""
         ...
 
-    def evaluate(self, model: Vector) -> float | None:
-        """Accuracy of the full model on validation data (executor), or None without such data."""
+    def evaluate(self, model: Vector) -> Evaluation | None:
+        """How good the networks in the model are on validation data (executor), or None without such data."""
         ...

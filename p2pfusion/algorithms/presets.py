@@ -1,39 +1,183 @@
 """Algorithms by name: data, one row each. No other module compares algorithm names.
 
-`Seat.rates` carries the slice rates, so a preset is a split scheme and how the rate is used. Sources: MSfusion
-(arXiv 2407.03622), HeteroFL (ICLR 2021), FedRolex (NeurIPS 2022), Federated Dropout; PAPERS.md says what is ours.
+A row says how the task's network becomes the model of the run, how slices are chosen and trained, and which networks
+the model holds in the end. `Seat.rates` carries the slice rates. Sources: MSfusion (arXiv 2407.03622), HeteroFL (ICLR
+2021), FedRolex (NeurIPS 2022), Federated Dropout, FjORD (arXiv 2102.13451); PAPERS.md says what is ours.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
-from p2pfusion.algorithms.sliced import Sliced
+from p2pfusion.algorithms.sliced import Sliced, Way
+from p2pfusion.config import COMMON_RATE_DEFAULT
 from p2pfusion.core import schemes
+from p2pfusion.core.blueprint import Blueprint
+from p2pfusion.core.contrastive import Contrastive
+from p2pfusion.core.ensemble import ensemble, rotating
+from p2pfusion.core.genesis import genesis
+from p2pfusion.core.nested import Nested, prefix
+from p2pfusion.core.projection import PROJECTION, with_projection
+from p2pfusion.core.submodel import Vector
 from p2pfusion.core.task import Prepared
-from p2pfusion.errors import UsageError
+from p2pfusion.errors import TaskError, UsageError
+
+MEMBERS = 2
+"""Networks of an ensemble: more would see each device less often and learn slower (docs/schemes.md)."""
+DISTILL = 1.0
+"""Weight of what the narrowest width teaches the wider ones."""
+
+Reach = Literal["all", "ring", "none"]
+"""With whom a node averages: with everybody, so that there is one model; with its neighbours; with nobody."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What everybody in a run agrees on besides the task.
+
+    `common_rate`: the width that all devices can train. `outer_momentum`: see `sliced.Way`.
+    """
+
+    common_rate: float = COMMON_RATE_DEFAULT
+    outer_momentum: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.outer_momentum < 1:
+            raise UsageError(f"outer momentum {self.outer_momentum!r}: must be at least 0 and below 1")
+        if not 0 < self.common_rate <= 1:
+            raise UsageError(f"common rate {self.common_rate!r}: must be above 0 and at most 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Preset:
-    """One row: the scheme, and a line for people."""
+    """One row: how a node of it works in a run of that blueprint and those terms, and a line for people."""
 
-    scheme: Callable[[], schemes.Scheme]
     text: str
+    way: Callable[[Blueprint, Terms], Way]
+    model: Callable[[Blueprint, Terms], Blueprint] | None = None
+    """The run's model, where it is another than the task's."""
+    reach: Reach = "all"
 
+
+def ladder(common_rate: float) -> tuple[float, ...]:
+    """The nested widths of a run: the common one, doubled until the whole."""
+    rates = [common_rate]
+    while 2 * rates[-1] < 1:
+        rates.append(2 * rates[-1])
+    return (*rates, 1.0) if rates[-1] < 1 else tuple(rates)
+
+
+def width_name(rate: float) -> str:
+    """`25%`."""
+    return f"{100 * rate:.4g}%"
+
+
+def plain(scheme: Callable[[], schemes.Scheme]) -> Callable[[Blueprint, Terms], Way]:
+    """Slices of that scheme, trained with the owner's loss and nothing else."""
+    return lambda blueprint, terms: Way(scheme=scheme())
+
+
+def msfusion(scheme: Callable[[], schemes.Scheme]) -> Callable[[Blueprint, Terms], Way]:
+    """Slices of that scheme, trained with the contrastive term."""
+    return lambda blueprint, terms: Way(scheme=scheme(), objective=Contrastive(), aside=(PROJECTION,))
+
+
+def _projected(blueprint: Blueprint, terms: Terms) -> Blueprint:
+    return with_projection(blueprint)
+
+
+def _nested(blueprint: Blueprint, terms: Terms) -> Way:
+    rates = ladder(terms.common_rate)
+    widths = {width_name(rate): prefix(blueprint, rate) for rate in rates}
+    return Way(scheme=schemes.static(), objective=Nested(rates, DISTILL), widths=widths)
+
+
+def _small(blueprint: Blueprint, terms: Terms) -> Blueprint:
+    return blueprint.narrow(terms.common_rate)
+
+
+def _members(blueprint: Blueprint, terms: Terms) -> Blueprint:
+    return ensemble(blueprint.narrow(terms.common_rate), MEMBERS)
+
+
+def _rotating(blueprint: Blueprint, terms: Terms) -> Way:
+    whole, one = blueprint.whole(), blueprint.members[0]
+    widths = {f"1 of {MEMBERS}": replace(whole, blocks=one), f"{MEMBERS} of {MEMBERS}": whole}
+    return Way(scheme=rotating(terms.common_rate), widths=widths)
+
+
+_FULL = plain(schemes.full)
 
 PRESETS: Mapping[str, Preset] = {
-    "msfusion": Preset(schemes.double_shift, "double-shifting slices (MSfusion)"),
-    "heterofl": Preset(schemes.static, "always the first channels (HeteroFL)"),
-    "fedrolex": Preset(schemes.rolling, "one window for all that rolls (FedRolex)"),
-    "random_dropout": Preset(schemes.random_dropout, "fresh random channels (Federated Dropout)"),
-    "full": Preset(schemes.full, "everybody trains the whole model (FedAvg without a server)"),
+    "nested": Preset(
+        text="in every step a width up to the device's own (FjORD); the narrowest teaches the wider", way=_nested
+    ),
+    "members": Preset(text="small networks trained by turns, which answer together", way=_rotating, model=_members),
+    "msfusion": Preset(
+        text="double-shifting slices with a contrastive term (MSfusion)",
+        way=msfusion(schemes.double_shift),
+        model=_projected,
+    ),
+    "double_shift": Preset(text="double-shifting slices and nothing else", way=plain(schemes.double_shift)),
+    "heterofl": Preset(text="always the first channels (HeteroFL)", way=plain(schemes.static)),
+    "fedrolex": Preset(text="one window for all that rolls (FedRolex)", way=plain(schemes.rolling)),
+    "random_dropout": Preset(text="fresh random channels (Federated Dropout)", way=plain(schemes.random_dropout)),
+    "small": Preset(text="everybody trains the small model", way=_FULL, model=_small),
+    "full": Preset(text="everybody trains the whole model (FedAvg without a server)", way=_FULL),
+    "ring": Preset(
+        text="MSfusion, averaged with two neighbours only",
+        way=msfusion(schemes.double_shift),
+        model=_projected,
+        reach="ring",
+    ),
+    "dpsgd": Preset(text="the whole model, averaged with two neighbours only (D-PSGD)", way=_FULL, reach="ring"),
+    "alone": Preset(text="the whole model on one's own data only", way=_FULL, reach="none"),
 }
 
 
-def algorithm(name: str, prepared: Prepared, *, seed: int = 0) -> Sliced:
-    """The algorithm of that name for a prepared task. Raises `UsageError` naming the known ones."""
+def algorithm(name: str, prepared: Prepared, *, seed: int = 0, terms: Terms | None = None) -> Sliced:
+    """The algorithm of that name as a node of a swarm runs it. Raises what `live` raises, and `TaskError`."""
+    terms = terms or Terms()
+    origin = {"algorithm": name, "common_rate": f"{terms.common_rate:g}", "outer_momentum": f"{terms.outer_momentum:g}"}
+    return made(live(name), prepared, terms, seed, origin)
+
+
+def live(name: str) -> Preset:
+    """The preset of that name, for a swarm. Raises `UsageError` naming those there are."""
+    known = ", ".join(name for name, preset in PRESETS.items() if preset.reach == "all")
     if name not in PRESETS:
-        raise UsageError(f"unknown algorithm {name!r}: choose one of {', '.join(PRESETS)}")
-    return Sliced(prepared, PRESETS[name].scheme(), seed=seed)
+        raise UsageError(f"unknown algorithm {name!r}: choose one of {known}")
+    if PRESETS[name].reach != "all":
+        raise UsageError(
+            f"algorithm {name!r} keeps a model on every node, a swarm has one: it runs in p2pfusion.lab.rounds only; "
+            f"choose one of {known}"
+        )
+    return PRESETS[name]
+
+
+def made(
+    preset: Preset, prepared: Prepared, terms: Terms, seed: int = 0, origin: Mapping[str, str] | None = None
+) -> Sliced:
+    """The algorithm of a row, whatever its reach. Raises `TaskError` for a task whose model it cannot use."""
+    if preset.model is not None:
+        model = preset.model(prepared.blueprint, terms)
+        prepared = replace(prepared, blueprint=model, genesis=_carried(prepared, model))
+    way = replace(preset.way(prepared.blueprint, terms), outer_momentum=terms.outer_momentum)
+    return Sliced(prepared, way, seed=seed, origin=origin)
+
+
+def _carried(prepared: Prepared, model: Blueprint) -> Vector:
+    """The start of another model of the task: parameters that are as they were keep their values, others are drawn."""
+    start = genesis(model, prepared.seed)
+    before = {(item.name, prepared.blueprint.shape(item)) for item in prepared.blueprint.parameters}
+    kept = [item.name for item in model.parameters if (item.name, model.shape(item)) in before]
+    if prepared.is_given and len(kept) < len(before):
+        raise TaskError(
+            "init = 'given': this algorithm trains other networks than the task's; choose one that trains its own, "
+            "such as --algorithm full, nested or msfusion, or init='seed'"
+        )
+    for name in kept:
+        start[model.parameter_slices[name]] = prepared.genesis[prepared.blueprint.parameter_slices[name]]
+    return start

@@ -1,30 +1,76 @@
 """The parameter round: seat -> sub-model -> train -> contribute. MSfusion and its baselines are rows of `presets`.
 
-Which slice is trained is the split scheme's affair, what is learnt the task's; this module only puts them in order.
+Which slice is trained is the split scheme's affair, what a step minimises the objective's, what is learnt the task's;
+this module only puts them in order.
 """
 
 from __future__ import annotations
 
 import random
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
-from p2pfusion.algorithms.base import RoundContext, Vector
+from p2pfusion.algorithms.base import WHOLE, Evaluation, Product, RoundContext, Vector
 from p2pfusion.core.blueprint import Blueprint
+from p2pfusion.core.objectives import Objective, Plain
 from p2pfusion.core.schemes import Scheme
+from p2pfusion.core.submodel import SubModel, extract
 from p2pfusion.core.task import Prepared
-from p2pfusion.core.training import Trained, evaluate, train
+from p2pfusion.core.training import Score, Trained, score, train_members
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """How slices are chosen, trained and put together.
+
+    `widths`: networks that the model holds, by name; the best of them on validation data is what is served. Empty: the
+    whole model. `aside`: blocks that only training needs, and nobody takes home.
+
+    `outer_momentum`: every contribution carries this share of what the model moved in the round before; since everybody
+    adds the same, the fold's mean moves as with heavy-ball momentum (FedAvgM, Hsu et al., arXiv 1909.06335; DiLoCo's
+    outer optimizer), without state that would have to be sealed.
+    """
+
+    scheme: Scheme
+    objective: Objective = field(default_factory=Plain)
+    outer_momentum: float = 0.0
+    widths: Mapping[str, SubModel] = field(default_factory=dict)
+    aside: tuple[str, ...] = ()
+
+    def networks(self, blueprint: Blueprint) -> Mapping[str, SubModel]:
+        """What may be taken home; empty: the whole model."""
+        widths = self.widths or ({WHOLE: blueprint.whole()} if self.aside else {})
+        return {
+            name: replace(width, blocks=tuple(block for block in width.blocks if block not in self.aside))
+            for name, width in widths.items()
+        }
 
 
 class Sliced:
     """Trains the slice its scheme gives it, on its own data, and contributes the difference."""
 
-    def __init__(self, prepared: Prepared, scheme: Scheme, *, step_cost_s: float = 0.01, seed: int = 0) -> None:
-        """`step_cost_s`: virtual seconds one step of the full model takes in a simulation."""
+    def __init__(
+        self,
+        prepared: Prepared,
+        way: Way | Scheme,
+        *,
+        step_cost_s: float = 0.01,
+        seed: int = 0,
+        origin: Mapping[str, str] | None = None,
+    ) -> None:
+        """`step_cost_s`: virtual seconds one step of the full model takes in a simulation. `origin`: see `Product`."""
         self.prepared = prepared
-        self.scheme = scheme
+        self.way = way if isinstance(way, Way) else Way(scheme=way)
+        self.product = Product(self.way.networks(prepared.blueprint), origin or {})
         self.step_cost_s = step_cost_s
         self._rng = random.Random(seed)
         self._batches = prepared.train.batches(self._rng)
+        self._head: Vector | None = None
+        """The whole model as I last trained from it, for the outer momentum."""
+
+    @property
+    def scheme(self) -> Scheme:
+        return self.way.scheme
 
     @property
     def blueprint(self) -> Blueprint:
@@ -36,18 +82,46 @@ class Sliced:
 
     async def round(self, ctx: RoundContext) -> None:
         sub_model = self.scheme(self.blueprint, ctx.seat, ctx.rng)
-        before = await ctx.extract(sub_model)
+        before, momentum = await self._start(ctx, sub_model)
         steps, lr_factor = ctx.steps(self.prepared.steps_per_round), self.prepared.lr_factor(ctx.round)
-        recipe = replace(self.prepared.recipe, steps=steps, lr_factor=lr_factor)
+        recipe = replace(self.prepared.recipe, steps=steps, lr_factor=lr_factor, objective=self.way.objective)
         seed = self._rng.getrandbits(32)
 
         def work() -> Trained:
             batches = self._batches
-            return train(self.blueprint, sub_model, before, batches, recipe, seed=seed, should_stop=ctx.should_stop)
+            stop = ctx.should_stop
+            return train_members(self.blueprint, sub_model, before, batches, recipe, seed=seed, should_stop=stop)
 
         trained = await ctx.compute(work, self.step_cost_s * sub_model.share(self.blueprint) * recipe.steps)
-        await ctx.contribute(sub_model, trained.after - before, trained.samples, trained.loss)
+        delta = trained.after - before
+        if momentum is not None:
+            delta += momentum
+        await ctx.contribute(sub_model, delta, trained.samples, trained.loss)
 
-    def evaluate(self, model: Vector) -> float | None:
-        data = self.prepared.validation
-        return None if data is None else evaluate(self.blueprint, model, data)
+    async def _start(self, ctx: RoundContext, sub_model: SubModel) -> tuple[Vector, Vector | None]:
+        """The slice to train from, and what of the last round's movement my contribution repeats."""
+        if not self.way.outer_momentum:
+            return await ctx.extract(sub_model), None
+        head = await ctx.extract(self.blueprint.whole())
+        before, moved = extract(self.blueprint, head, sub_model), None
+        if self._head is not None:
+            moved = self.way.outer_momentum * (before - extract(self.blueprint, self._head, sub_model))
+        self._head = head
+        return before, moved
+
+    def evaluate(self, model: Vector) -> Evaluation | None:
+        scores = self.scores(model)
+        if len(scores) < 2:
+            return next((Evaluation(one.accuracy) for one in scores.values()), None)
+        return Evaluation.of({name: one.accuracy for name, one in scores.items()})
+
+    def scores(self, model: Vector) -> Mapping[str, Score]:
+        """Every width of the run on the validation data, by name; empty without such data."""
+        data, whole = self.prepared.validation, {WHOLE: self.blueprint.whole()}
+        if data is None:
+            return {}
+        loss, place = self.prepared.loss, self.prepared.place
+        return {
+            name: score(self.blueprint, width, extract(self.blueprint, model, width), data, loss, place=place)
+            for name, width in (self.way.widths or whole).items()
+        }

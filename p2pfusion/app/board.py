@@ -54,6 +54,7 @@ class Board:
         self.losses: deque[float] = deque(maxlen=HISTORY_MAX)
         self.accuracies: deque[float] = deque(maxlen=HISTORY_MAX)
         self.warnings: deque[str] = deque(maxlen=WARNINGS_MAX)
+        self.widths: Mapping[str, float] = {}
         self.round = 0
         self._states: dict[str, dict[str, str]] = {}
         self._round_losses: dict[str, float] = {}
@@ -107,7 +108,7 @@ class Board:
         row.bytes_sent += line.bytes_sent
         row.bytes_received += line.bytes_received
         row.traffic += line.traffic
-        self._feed_accuracy(line.accuracy)
+        self._feed_accuracy(line)
         if line.loss is not None:
             row.loss = line.loss
             self._round_losses[source] = line.loss
@@ -121,10 +122,11 @@ class Board:
         row.state = "done" if line.status == "ok" else line.status
         row.round, row.bytes_sent, row.bytes_received = line.round, line.bytes_sent, line.bytes_received
         row.traffic = line.traffic
-        self._feed_accuracy(line.accuracy)
+        self._feed_accuracy(line)
 
-    def _feed_accuracy(self, accuracy: float | None) -> None:
+    def _feed_accuracy(self, line: RoundLine | DoneLine) -> None:
         """Rounds repeat what was measured last; only what is new is a point."""
+        accuracy, self.widths = line.accuracy, line.widths or self.widths
         if accuracy is not None and (not self.accuracies or self.accuracies[-1] != accuracy):
             self.accuracies.append(accuracy)
 

@@ -25,7 +25,7 @@ from click.core import ParameterSource
 from p2pfusion import __version__
 from p2pfusion.app import values
 from p2pfusion.app.moments import mark
-from p2pfusion.config import CODEC_NAMES
+from p2pfusion.config import ALGORITHM_DEFAULT, CODEC_NAMES, COMMON_RATE_DEFAULT
 from p2pfusion.errors import P2PFusionError, UsageError
 
 EXIT_INTERRUPTED = 130
@@ -70,13 +70,20 @@ _SENDING = _options(
     click.option("--density", type=values.DENSITY, default="1%", show_default=True,
                  help="How many of the values topk and stc send."),
 )  # fmt: skip
-_TRAINING = _options(
-    click.option("--slice", "rate", type=values.RATE, default="50%", show_default=True,
-                 help="How much of every sliced axis one node trains."),
-    click.option("--algorithm", default="msfusion", show_default=True, metavar="NAME", help="How slices are chosen."),
+_AGREED = _options(
+    click.option("--algorithm", default=ALGORITHM_DEFAULT, show_default=True, metavar="NAME",
+                 help="How slices are chosen."),
+    click.option("--common", type=values.RATE, default=f"{COMMON_RATE_DEFAULT * 100:g}%", show_default=True,
+                 help="The width that every device of the run can train."),
+    click.option("--outer-momentum", "momentum", type=values.MOMENTUM, default="0%", show_default=True,
+                 help="How much of the model's last movement each round repeats."),
     click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True,
                  help="Must be the same on all nodes."),
 )  # fmt: skip
+_SLICE_HELP = "How much of every sliced axis one node trains"
+_TRAINING = _options(
+    click.option("--slice", "rate", type=values.RATE, default="50%", show_default=True, help=f"{_SLICE_HELP}."), _AGREED
+)
 
 
 @click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -87,6 +94,7 @@ def commands() -> None:
     \b
     p2pfusion demo                  three nodes on this computer learn digits
     p2pfusion join                  join or start a swarm on this LAN
+    p2pfusion new my_task.py        write a task file of your own, with comments
     p2pfusion join my_task.py       the same with your own model and data
     """
 
@@ -104,7 +112,7 @@ def demo(**options: Any) -> int:
 
 
 @commands.command(short_help="Join or start a swarm on this LAN and train.")
-@click.argument("task", default="digits", metavar="TASK.py|digits")
+@click.argument("task", default="digits", metavar="[TASK.py|NAME[:DIR]]")
 @_options(
     click.option("--swarm", type=values.SWARM, default="p2pfusion", show_default=True, help="Which swarm."),
     click.option("--name", type=values.NAME, default=None, help="Of this node.  [default: a free animal]"),
@@ -115,12 +123,12 @@ def demo(**options: Any) -> int:
                  help="Train when so many are here, this node included."),
     click.option("--peer", "peers", type=values.ADDRESS, multiple=True, help="Call this address as well."),
     click.option("--listen", type=values.ADDRESS, default="0.0.0.0:0", show_default=True, help="Where to listen."),
-    click.option("--data-part", type=values.PART, default=None, help="Train on one of N equal parts, I from 0."),
+    click.option("--data-part", type=values.PART, default=None, help="Train on part I of N of the data, I from 0."),
     click.option("--state", type=click.Path(file_okay=False, path_type=Path), default=None,
                  help="Folder of this node.  [default: the platform's state folder]"),
     click.option("--fresh", is_flag=True, help="Forget what this node saved before."),
     click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True,
-                 help="Where to train."),
+                 help="Where to train; auto: a GPU if there is one and it is faster."),
     click.option("--limit-rate", type=values.LIMIT_RATE, default=None,
                  help="Send and receive at most so fast, such as 2MB/s."),
     click.option("--budget", type=values.BUDGET, default=None,
@@ -132,16 +140,32 @@ def demo(**options: Any) -> int:
     click.option("--leave-on-eof", is_flag=True, hidden=True, help="Leave when standard input ends."),
 )  # fmt: skip
 @_SENDING
-@_TRAINING
+@click.option("--slice", "rate", type=values.RATE_OR_AUTO, default="50%", show_default=True,
+              help=f"{_SLICE_HELP}; auto: as much as this device can, measured for half a second.")  # fmt: skip
+@_AGREED
 @_SPEECH
 def join(**options: Any) -> int:
-    """Join or start a swarm on this LAN and train until --until, --timeout or Ctrl-C."""
+    """Join or start a swarm on this LAN and train until --until, --timeout or Ctrl-C.
+
+    TASK is a file of your own (see `p2pfusion new`), digits, or the name of a data set in a folder of yours:
+    fashion:DIR, mnist:DIR, cifar10:DIR, shakespeare:DIR or wikitext2:DIR.
+    """
     from p2pfusion.app.joining import JoinOptions, run_join
 
     given = click.get_current_context().get_parameter_source("density")
     if given is ParameterSource.COMMANDLINE and options["codec"] not in ("topk", "stc"):
         raise click.UsageError(f"--density is for --codec topk or stc; --codec {options['codec']} has none")
     return run_join(JoinOptions(**options))
+
+
+@commands.command(short_help="Write a commented task file of your own.")
+@click.argument("file", metavar="[FILE.py]", default="my_task.py", type=click.Path(dir_okay=False, path_type=Path))
+@_SPEECH
+def new(**options: Any) -> int:
+    """Write a commented task file, my_task.py by default, that works as it is; nothing is overwritten."""
+    from p2pfusion.app.new_task import NewOptions, run_new
+
+    return run_new(NewOptions(**options))
 
 
 @commands.command(short_help="Say what would be sliced or refused; no network.")
@@ -156,13 +180,15 @@ def check(**options: Any) -> int:
     return run_check(CheckOptions(**options))
 
 
-@commands.command(short_help="Write the full model of a run.")
+@commands.command(short_help="Write the model of a run.")
 @click.argument("file", metavar="FILE.safetensors", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--width", default="auto", show_default=True, metavar="auto|NAME",
+              help="Which of the networks in the model; auto: the best when it was measured last.")  # fmt: skip
 @click.option("--state", type=click.Path(file_okay=False, path_type=Path), default=None,
               help="Folder of a node.  [default: the newest]")  # fmt: skip
 @_SPEECH
 def export(**options: Any) -> int:
-    """Write the full model of a run's newest checkpoint."""
+    """Write the model of a run's newest checkpoint; of a model with several widths, the best."""
     from p2pfusion.app.exporting import ExportOptions, run_export
 
     return run_export(ExportOptions(**options))
@@ -183,6 +209,9 @@ def export(**options: Any) -> int:
     click.option("--bandwidth", type=values.listed("bandwidth", values.parse_bandwidth), help="Of a link."),
     click.option("--slice", "rate", type=values.listed("rate", values.parse_rate), help="What one node trains."),
     click.option("--algorithm", type=values.listed("name", values.parse_word), help="How slices are chosen."),
+    click.option("--common", type=values.listed("rate", values.parse_rate), help="The width that all can train."),
+    click.option("--outer-momentum", "momentum", type=values.listed("share", values.parse_momentum),
+                 help="How much of its last movement a round repeats."),
     click.option("--task", type=values.listed("name", values.parse_word),
                  help="digits, light (synthetic, costs nothing) or a TASK.py."),
     click.option("--seed", type=values.FIRST_SEED, help="The first seed."),

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from p2pfusion import __version__
 from p2pfusion.app.interrupts import HARD_EXIT_STATUS, terminate_like_interrupt
 from p2pfusion.app.moments import mark
+from p2pfusion.config import ALGORITHM_DEFAULT
 
 if TYPE_CHECKING:
     from p2pfusion.app.children import Child
@@ -47,6 +48,8 @@ class DemoOptions:
     rounds: int | None
     rate: float
     algorithm: str
+    common: float
+    momentum: float
     seed: int
     json: bool
     quiet: bool
@@ -65,6 +68,10 @@ def run_demo(options: DemoOptions) -> int:
         view.note(
             f"p2pfusion {__version__}: demo, {options.nodes} nodes on this computer learn digits; starting torch ..."
         )
+        if options.algorithm != ALGORITHM_DEFAULT:
+            from p2pfusion.algorithms.presets import live  # brings torch, which the comparisons need anyway
+
+            live(options.algorithm)
         return _run(options, view, folder)
     except KeyboardInterrupt:
         return HARD_EXIT_STATUS
@@ -122,7 +129,10 @@ def commands(options: DemoOptions, swarm: str, folder: Path) -> dict[str, tuple[
             "--state": state,
             "--seed": options.seed,
             "--algorithm": options.algorithm,
+            "--common": options.common,
+            "--outer-momentum": options.momentum,
             "--slice": options.rate,
+            "--device": "cpu",  # to start a GPU takes longer than the digits do
             "--wait": f"{WAIT_S}s",
             "--timeout": f"{TIMEOUT_S}s",
         }
@@ -198,6 +208,8 @@ def summary(children: Sequence[Child], status: int, comparisons: Comparisons | N
         bytes_received=sum(node.bytes_received for node in nodes),
         seconds=max(node.seconds for node in nodes),
         traffic=sum((node.traffic for node in nodes), Traffic()),
+        widths=nodes[0].widths if agreed else {},
+        served=nodes[0].served if agreed else None,
         nodes=nodes,
         alone_accuracy=comparisons.alone_accuracy if comparisons else None,
         small_accuracy=comparisons.small_accuracy if comparisons else None,
@@ -213,15 +225,17 @@ def _status_word(nodes: Sequence[DoneLine], status: int) -> Status:
 
 def report(line: DemoDoneLine, rate: float) -> list[str]:
     """What a person reads at the end."""
-    from p2pfusion.app.words import clock, enumeration, percent, split
+    from p2pfusion.app.words import clock, enumeration, percent, shares, split
 
     names = enumeration([node.name for node in line.nodes])
     traffic = f"sent {split(line.traffic, 'sent')}"
     part = f"its own 1/{len(line.nodes)} of the data"
+    widths = [f"           at width {line.served}, of {shares(line.widths)}"] if line.widths else []
     return [
         f"{names} hold the same model, bit for bit: {line.model_sha256}",
-        f"{line.round} rounds in {clock(line.seconds)}, {traffic}. Accuracy of the full model on unseen images:",
+        f"{line.round} rounds in {clock(line.seconds)}, {traffic}. Accuracy on unseen images:",
         f"  {percent(line.accuracy):>7}  this swarm: each node trained slices of {rate:.0%} on {part}",
+        *widths,
         f"  {percent(line.alone_accuracy):>7}  one node alone: the full model on {part}",
         f"  {percent(line.small_accuracy):>7}  everybody training the small model, as wide as a slice",
         f"  {percent(line.full_accuracy):>7}  everybody training the full model",

@@ -1,26 +1,30 @@
-"""`p2pfusion export`: the full model of a run's newest checkpoint as one plain safetensors file.
+"""`p2pfusion export`: a network out of a run's newest checkpoint as one plain safetensors file.
 
-Works on the state folder of a finished, crashed or running node. What a checkpoint looks like is `store`'s business.
+A model may hold several networks, of several widths; which, and how good they were, the checkpoint says. Works on the
+state folder of a finished, crashed or running node. What the files look like is `store`'s business.
 """
 
 from __future__ import annotations
 
-import os
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
 
+from p2pfusion.algorithms.base import WHOLE
 from p2pfusion.app.states import newest_folder, state_root
-from p2pfusion.app.words import count
+from p2pfusion.app.words import count, percent
 from p2pfusion.core.fold import model_sha256
 from p2pfusion.errors import StoreError, UsageError
+from p2pfusion.node.contents import PART, Listed, taken, unpack
+from p2pfusion.store.exported import write_model
 from p2pfusion.store.folder import newest_checkpoint
 
 SUFFIX = ".safetensors"
+AUTO = "auto"
+"""The width that was best when it was measured last."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +32,7 @@ class ExportOptions:
     """What `export` was called with."""
 
     file: Path
+    width: str
     state: Path | None
     json: bool
     quiet: bool
@@ -36,13 +41,21 @@ class ExportOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exported:
-    """What was written, and of which state of which run."""
+    """What was written, and of which state of which run.
+
+    `width`: which network of the model, None for all of it; its `accuracy` was measured in round `accuracy_round`.
+    """
 
     file: str
     round: int
     chain: str
     model_sha256: str
     parameters: int
+    width: str | None = None
+    accuracy: float | None = None
+    accuracy_round: int | None = None
+    widths: Mapping[str, float | None] = field(default_factory=dict)
+    """What there was to choose from, with what is known of it."""
 
 
 def run_export(options: ExportOptions) -> int:
@@ -52,40 +65,80 @@ def run_export(options: ExportOptions) -> int:
     folder, candidates = newest_folder(options.state or state_root())
     if candidates > 1 and not options.quiet:
         sys.stderr.write(f"{candidates} nodes have saved a model; taking the newest, {folder} (choose with --state)\n")
-    exported = export_model(folder, options.file)
+    exported = export_model(folder, options.file, options.width)
     if options.json:
         from p2pfusion.app.output import object_text
 
         sys.stdout.write(object_text("export", exported) + "\n")
     elif not options.quiet:
-        words = f"{count(exported.parameters)} parameters, round {exported.round}, model {exported.model_sha256}"
-        sys.stdout.write(f"wrote {exported.file}: {words}\n")
+        sys.stdout.write(f"wrote {exported.file}: {words_of(exported)}\n")
     return 0
 
 
-def export_model(folder: Path, file: Path) -> Exported:
-    """Write the newest checkpoint's model of one node's folder to `file`, in one step. Raises `StoreError`."""
+def words_of(exported: Exported) -> str:
+    """The same for a person."""
+    words = [f"{count(exported.parameters)} parameters"]
+    if len(exported.widths) > 1:
+        words.append(f"width {exported.width} (there are {', '.join(exported.widths)})")
+        words += [] if exported.accuracy is not None else ["none was measured (choose with --width)"]
+    if exported.accuracy is not None:
+        at = "" if exported.accuracy_round == exported.round else f" in round {exported.accuracy_round}"
+        words.append(f"accuracy {percent(exported.accuracy)}{at}")
+    return ", ".join([*words, f"round {exported.round}", f"model {exported.model_sha256}"])
+
+
+def export_model(folder: Path, file: Path, width: str = AUTO) -> Exported:
+    """Write a network of the newest checkpoint's model of one node's folder to `file`, in one step.
+
+    Raises `StoreError`, `UsageError` for a width that the model does not hold.
+    """
     checkpoint = newest_checkpoint(folder)
     # In blueprint order, as the checkpoint keeps it: the hash is over the flat model.
     model = {name: np.asarray(values, np.float32) for name, values in checkpoint.model.items()}
     flat = np.concatenate([values.reshape(-1) for values in model.values()])
+    try:
+        listed = unpack(checkpoint.parts.get(PART))
+        name = chosen(listed, width)
+        part = model if name is None else taken(model, listed.networks[name].cuts)
+    except ValueError as error:
+        raise StoreError(f"the newest checkpoint in {folder} cannot be used: {error}") from error
+    accuracy = listed.accuracy if name is None else listed.networks[name].accuracy
     exported = Exported(
         file=str(file),
         round=checkpoint.round,
         chain=checkpoint.chain.hex(),
         model_sha256=model_sha256(flat),
-        parameters=flat.size,
+        parameters=sum(values.size for values in part.values()),
+        width=name,
+        accuracy=accuracy,
+        accuracy_round=None if accuracy is None else listed.round,
+        widths={one: network.accuracy for one, network in listed.networks.items()},
     )
-    metadata = {"round": str(exported.round), "chain": exported.chain, "model_sha256": exported.model_sha256}
-    _write(file, model, {"format": "pt", **metadata})
+    write_model(file, part, _metadata(exported, listed))
     return exported
 
 
-def _write(file: Path, model: dict[str, Any], metadata: dict[str, str]) -> None:
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        save_file({name: np.ascontiguousarray(values) for name, values in model.items()}, temporary, metadata=metadata)
-        temporary.replace(file)
-    except Exception as error:  # safetensors has its own class for a full disk, without a base in common with OSError
-        temporary.unlink(missing_ok=True)
-        raise StoreError(f"cannot write {file}: {error}; choose a folder that exists and has space") from error
+def chosen(listed: Listed, width: str) -> str | None:
+    """Which network `--width` means; None: the whole model. Unmeasured, the widest. Raises `UsageError`."""
+    if width == AUTO:
+        return listed.served if listed.served in listed.networks else next(reversed(list(listed.networks)), None)
+    if not listed.networks:
+        if width == WHOLE:
+            return None
+        raise UsageError(f"--width {width}: this checkpoint holds one network only; leave --width out")
+    if width not in listed.networks:
+        raise UsageError(f"--width {width}: choose auto or one of {', '.join(listed.networks)}")
+    return width
+
+
+def _metadata(exported: Exported, listed: Listed) -> dict[str, str]:
+    known = {
+        **listed.origin,
+        "round": exported.round,
+        "chain": exported.chain,
+        "model_sha256": exported.model_sha256,
+        "width": exported.width,
+        "accuracy": exported.accuracy,
+        "accuracy_round": exported.accuracy_round,
+    }
+    return {name: str(value) for name, value in known.items() if value is not None}

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from p2pfusion import __version__
 from p2pfusion.app.interrupts import HARD_EXIT_STATUS, terminate_like_interrupt
@@ -63,8 +63,10 @@ class JoinOptions:
     metrics: int | None
     quiet_period: float | None
     leave_on_eof: bool
-    rate: float
+    rate: float | Literal["auto"]
     algorithm: str
+    common: float
+    momentum: float
     seed: int
     json: bool
     quiet: bool
@@ -88,9 +90,15 @@ def run_join(options: JoinOptions) -> int:
     )
     try:
         view.note(f"p2pfusion {__version__}: join {options.task}, swarm {options.swarm}; starting torch ...")
+        from p2pfusion.net.device import require
+
         mark("imports")
         import torch  # noqa: F401 - named apart in the moments: nothing else takes so long
 
+        from p2pfusion.algorithms.presets import live
+
+        require(options.device)
+        live(options.algorithm)
         mark("task")
         prepared = _prepared(options)
         mark("node")
@@ -113,9 +121,12 @@ def _prepared(options: JoinOptions) -> Prepared:
 
 
 async def _join(options: JoinOptions, prepared: Prepared, view: View) -> DoneLine | None:
+    from p2pfusion.algorithms.presets import Terms
+    from p2pfusion.app.placing import explained
     from p2pfusion.app.session import Session, follow
     from p2pfusion.app.states import choose, forget
     from p2pfusion.net.lan import lan_node
+    from p2pfusion.net.settling import settle
 
     peers = tuple(numeric_address(address, "--peer") for address in options.peers)
     listen = numeric_address(options.listen, "--listen")
@@ -123,17 +134,21 @@ async def _join(options: JoinOptions, prepared: Prepared, view: View) -> DoneLin
     if options.fresh:
         forget(folder)
     goal = options.until or Until()
+    view.note(f"you are {name}; state is kept in {folder}; Ctrl-C leaves")
+    terms = Terms(common_rate=options.common, outer_momentum=options.momentum)
+    settled = await settle(prepared, options.algorithm, device=options.device, rate=options.rate, terms=terms)
     gossip = GossipConfig() if options.quiet_period is None else GossipConfig(quiet_s=options.quiet_period)
     context = lan_node(
         prepared,
         swarm=options.swarm,
         name=name,
-        slice=options.rate,
         algorithm=options.algorithm,
+        common=options.common,
+        outer_momentum=options.momentum,
         listen=listen,
         state=folder,
         seed=options.seed,
-        device=options.device,
+        device=settled,
         min_peers=options.min_peers,
         wait_s=options.wait,
         until_rounds=goal.rounds,
@@ -146,7 +161,8 @@ async def _join(options: JoinOptions, prepared: Prepared, view: View) -> DoneLin
         budget_bytes_per_h=options.budget,
         limit_bytes_per_s=options.limit_rate,
     )
-    view.note(f"you are {name}; state is kept in {folder}; Ctrl-C leaves")
+    if (words := explained(settled)) is not None:
+        view.note(words)
     session = Session(name, prepared.blueprint, view, _HINT)
     telling = _measured(_telling(context, folder, goal, view), options.metrics, view)
     return await follow(telling, session, leave_on_eof=options.leave_on_eof)
@@ -237,11 +253,13 @@ def exit_status(line: DoneLine | None, until: Until | None) -> int:
 
 def farewell(line: DoneLine) -> str:
     """One sentence at the end."""
-    from p2pfusion.app.words import clock, percent, split
+    from p2pfusion.app.words import clock, percent, shares, split
 
     words = [f"{line.name}: {line.status} at round {line.round} after {clock(line.seconds)}"]
     if line.accuracy is not None:
         words.append(f"accuracy {percent(line.accuracy)}")
+    if line.widths:
+        words[-1] += f" with width {line.served} ({shares(line.widths)})"
     if line.model_sha256:
         words.append(f"model {line.model_sha256[:16]}")
     words.append(f"sent {split(line.traffic, 'sent')}; received {split(line.traffic, 'received')}")

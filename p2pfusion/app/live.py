@@ -19,7 +19,7 @@ from rich.text import Text
 from p2pfusion.algorithms.base import DIRECTIONS
 from p2pfusion.app.board import Board, Row, slice_cells
 from p2pfusion.app.output import DoneLine, Line, PeerLine, RoundLine, WarningLine, to_json
-from p2pfusion.app.words import Glyphs, bar, clock, data_size, glyphs_for, percent, sparkline, split
+from p2pfusion.app.words import Glyphs, bar, clock, data_size, glyphs_for, percent, shares, sparkline, split
 
 _STATE_WORDS = {"alive": "is here", "suspect": "has fallen silent", "dead": "is gone", "left": "has left"}
 _STATE_STYLES = {
@@ -149,6 +149,7 @@ def _round_words(board: Board, glyphs: Glyphs) -> str:
         words.append(f"loss {board.losses[-1]:.3f}")
     if board.accuracies:
         words.append(f"accuracy {percent(board.accuracies[-1])}")
+    words += [shares(board.widths)] if board.widths else []
     words += [f"{row.name} {bar(slice_cells(row.slice), glyphs)}" for row in mine]
     words.append(f"sent {data_size(sum(row.bytes_sent for row in mine))}")
     words.append(f"received {data_size(sum(row.bytes_received for row in mine))}")
@@ -194,8 +195,10 @@ class LiveView(QuietView):
 
 
 def render(board: Board, elapsed_s: float, glyphs: Glyphs) -> RenderableType:
-    """The whole view: a line of figures, a table of nodes, what moved, the newest warnings."""
-    parts: list[RenderableType] = [_figures(board, elapsed_s, glyphs), _table(board, glyphs)]
+    """The whole view: a line of figures, one of widths, a table of nodes, what moved, the newest warnings."""
+    parts: list[RenderableType] = [_figures(board, elapsed_s, glyphs)]
+    parts += [Text(f" width {shares(board.widths)}", style="dim")] if board.widths else []
+    parts.append(_table(board, glyphs))
     if board.traffic.sent or board.traffic.received:
         parts += [Text(f" {word} {split(board.traffic, word)}", style="dim") for word in DIRECTIONS]
     parts += [Text(f" warning: {text}", style="yellow") for text in board.warnings]

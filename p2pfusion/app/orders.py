@@ -34,6 +34,8 @@ class SimulateOptions:
     rate: tuple[float, ...] | None = None
     task: tuple[str, ...] | None = None
     algorithm: tuple[str, ...] | None = None
+    common: tuple[float, ...] | None = None
+    momentum: tuple[float, ...] | None = None
     loss: tuple[float, ...] | None = None
     latency: tuple[float, ...] | None = None
     bandwidth: tuple[float, ...] | None = None
@@ -64,16 +66,16 @@ def learner_of(order: Order) -> Learner:
         from p2pfusion.sim.light import light_learner
 
         return light_learner() if scenario.round_cost_s is None else light_learner(cost_s=scenario.round_cost_s)
-    from p2pfusion.algorithms.presets import algorithm
+    from p2pfusion.algorithms.presets import Terms, algorithm
     from p2pfusion.app.tasks import find_task
     from p2pfusion.core.task import prepare
 
     run_seed = scenario.run.seed
-    task = find_task(order.task, run_seed)
+    task, terms = find_task(order.task, run_seed), Terms(common_rate=order.common, outer_momentum=order.momentum)
 
     def learner(index: int) -> Sliced:
         prepared = prepare(task, run_seed, (index, scenario.nodes))
-        made = algorithm(order.algorithm, prepared, seed=index)
+        made = algorithm(order.algorithm, prepared, seed=index, terms=terms)
         if scenario.round_cost_s is not None:
             made.step_cost_s = scenario.round_cost_s / prepared.steps_per_round
         return made

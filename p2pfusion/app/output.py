@@ -47,7 +47,8 @@ class PeerLine:
 class RoundLine:
     """One round of one node. `loss` is None where nothing was trained, `accuracy` where it was not measured.
 
-    `seconds` by phase; `traffic` splits the round's bytes by kind.
+    `covered`: share of the model that somebody has trained since this node began; `seconds` by phase; `traffic` splits
+    the round's bytes by kind; `widths`: accuracies of all networks in the model, where it holds several.
     """
 
     event: ClassVar[str] = "round"
@@ -61,9 +62,11 @@ class RoundLine:
     bytes_received: int
     head: str
     accuracy: float | None = None
+    covered: float = 0.0
     slice: Mapping[str, SliceAxis] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     traffic: Traffic = field(default_factory=Traffic)
+    widths: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +82,7 @@ class WarningLine:
 class DoneLine:
     """The end of a run. `model_sha256` and `chain` are None only if it was cut off before they could be told.
 
-    `traffic` splits the bytes by kind.
+    `traffic` splits the bytes by kind; `accuracy` is that of the network `served`, `widths` those of all.
     """
 
     event: ClassVar[str] = "done"
@@ -93,6 +96,8 @@ class DoneLine:
     bytes_received: int
     seconds: float
     traffic: Traffic = field(default_factory=Traffic)
+    widths: Mapping[str, float] = field(default_factory=dict)
+    served: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +131,7 @@ def _round_line(report: RoundReport, blueprint: Blueprint) -> RoundLine:
         round=report.round,
         loss=_finite(report.loss),
         share=report.share,
+        covered=report.covered,
         heard=report.heard,
         missing=report.missing,
         patience_s=report.patience_s,
@@ -136,6 +142,7 @@ def _round_line(report: RoundReport, blueprint: Blueprint) -> RoundLine:
         slice=_slice_of(report, blueprint),
         seconds={name: round(taken_s, 3) for name, taken_s in report.seconds.items()},
         traffic=report.traffic,
+        widths=dict(report.widths),
     )
 
 

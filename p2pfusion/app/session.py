@@ -105,6 +105,8 @@ class Session:
                 bytes_received=self._received,
                 seconds=round(self.elapsed_s(), 3),
                 traffic=self._traffic,
+                widths=self._last.widths,
+                served=max(self._last.widths, key=self._last.widths.__getitem__, default=None),
             )
         if self.done is not None:
             self.view.show(self.name, self.done)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from p2pfusion.lab.writing import Folder
 
 REPLAY = "replay"
+_OPTIONS = {"rate": "slice", "momentum": "outer-momentum"}
+"""Knobs whose option has another name."""
 
 
 def chosen_by(options: SimulateOptions) -> dict[str, tuple[Value, ...]]:
@@ -72,7 +74,7 @@ def command_of(options: SimulateOptions) -> str:
 
     words = ["p2pfusion", "simulate", options.name]
     for name, values in chosen_by(options).items():
-        option = "slice" if name == "rate" else name.replace("_", "-")
+        option = _OPTIONS.get(name) or name.replace("_", "-")
         words += [f"--{option}", ",".join(map(KNOBS[name].text, values))]
     words += ["--seeds", str(options.seeds)] if options.seeds != 1 else []
     words += ["--engine", options.engine] if options.engine != "local" else []

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
@@ -137,11 +137,24 @@ def parse_rate(text: str) -> float:
     return share
 
 
+def parse_rate_or_auto(text: str) -> float | Literal["auto"]:
+    """A rate, or `auto`: what fits this device."""
+    return "auto" if text.strip().lower() == "auto" else parse_rate(text)
+
+
 def parse_density(text: str) -> float:
     """A share that may not be 0: how many of a contribution's values are sent."""
     share = parse_share(text)
     if share == 0:
         raise ValueError("a density of 0% sends nothing: write it like 1% or 0.01")
+    return share
+
+
+def parse_momentum(text: str) -> float:
+    """A share below 1: how much of the last round's movement the next one repeats."""
+    share = parse_share(text)
+    if share == 1:
+        raise ValueError("a momentum of 100% never comes to rest: write it like 60% or 0.6")
     return share
 
 
@@ -242,6 +255,8 @@ DURATION = Parsed("duration", parse_duration)
 LATENCY = Parsed("duration", parse_latency)
 SHARE = Parsed("share", parse_share)
 RATE = Parsed("rate", parse_rate)
+RATE_OR_AUTO = Parsed("rate|auto", parse_rate_or_auto)
+MOMENTUM = Parsed("share", parse_momentum)
 DENSITY = Parsed("share", parse_density)
 UNTIL = Parsed("rounds=N|accuracy=A", parse_until)
 PART = Parsed("I/N", parse_part)

@@ -6,7 +6,7 @@ terminal and no colour.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -43,6 +43,11 @@ def glyphs_for(encoding: str | None) -> Glyphs:
 def percent(share: float | None) -> str:
     """`91.4 %`, or a dash where there is nothing to tell."""
     return "-" if share is None else f"{100 * share:.1f} %"
+
+
+def shares(by_name: Mapping[str, float]) -> str:
+    """`25%: 91.4 %, 50%: 92.0 %`."""
+    return ", ".join(f"{name}: {percent(share)}" for name, share in by_name.items())
 
 
 def data_size(size_bytes: int) -> str:

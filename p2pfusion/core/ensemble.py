@@ -47,16 +47,16 @@ def rotating(member_rate: float) -> Scheme:
     """As many members as a seat has the arithmetic for, others in every round. Only for what `ensemble` makes.
 
     A member costs a device of rate r the share (member_rate / r)^2 of its arithmetic, for the work of a layer grows
-    with inputs times outputs. Seats are shuffled by the round's number, the same for everybody, and served in turn, so
-    that every member has equally many trainers to within one; over rounds each meets everybody.
+    with inputs times outputs. Seats are shuffled by the round's number, the same for everybody, and begin at one member
+    after the other: among equal devices every member has equally many trainers to within one, and over rounds each meets
+    everybody. Others' rates are not asked for, since nobody declares them.
     """
 
     def scheme(blueprint: Blueprint, seat: Seat, rng: random.Random) -> SubModel:
         count = len(blueprint.members)
         order, deal = list(range(seat.peers)), random.Random(f"p2pfusion members {seat.round}")
         deal.shuffle(order)
-        first = deal.randrange(count)
-        first += sum(members_of(seat.rates[rank], member_rate, count) for rank in order[: order.index(seat.rank)])
+        first = deal.randrange(count) + order.index(seat.rank)
         mine = members_of(seat.rates[seat.rank], member_rate, count)
         chosen = [blueprint.members[(first + number) % count] for number in range(mine)]
         return SubModel.of(blueprint, {}, [block for member in chosen for block in member])

@@ -107,7 +107,9 @@ class Replay(nn.Module):
         steps, parameters, constants, result = self._programs[self.training]
         values: dict[int, Any] = {0: x}
         for slot, name in parameters.items():
-            values[slot] = self.get_parameter(name)
+            owner, _, leaf = name.rpartition(".")
+            # Not get_parameter: it insists on an nn.Parameter, and `functional_call` puts plain tensors there.
+            values[slot] = getattr(self.get_submodule(owner), leaf)
         for slot, name in constants.items():
             values[slot] = self.get_buffer(name)
         for step in steps:

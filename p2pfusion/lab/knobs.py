@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
+from p2pfusion.config import ALGORITHM_DEFAULT, COMMON_RATE_DEFAULT
 from p2pfusion.errors import UsageError
 from p2pfusion.sim.scenario import Learns, Scenario
 
@@ -27,7 +28,11 @@ class Order:
     seed: int = 0
     task: str = "digits"
     """What is learnt where the scenario does not learn `light`; looked up by whoever does the run."""
-    algorithm: str = "msfusion"
+    algorithm: str = ALGORITHM_DEFAULT
+    common: float = COMMON_RATE_DEFAULT
+    """The width that every node can train."""
+    momentum: float = 0.0
+    """How much of its last movement the model repeats."""
     settings: Mapping[str, Value] = field(default_factory=dict)
     """What was varied, by name of the knob."""
 
@@ -123,14 +128,27 @@ def _turn_task(order: Order, value: Value) -> Order:
 
 def _turn_algorithm(order: Order, value: Value) -> Order:
     """Comes after the task: the light learner has no algorithm that could be chosen."""
-    from p2pfusion.algorithms.presets import PRESETS  # brings torch, which a light run does without
+    from p2pfusion.algorithms.presets import live  # brings torch, which a light run does without
 
     name = str(value)
-    if name not in PRESETS:
-        raise UsageError(f"unknown algorithm {name!r}: choose one of {', '.join(PRESETS)}")
-    if order.scenario.learns == "light":
-        raise UsageError("--algorithm goes with real training only: leave it out, or give --task digits")
+    live(name)
+    _check_trains(order, "--algorithm")
     return replace(order, algorithm=name)
+
+
+def _turn_common(order: Order, value: Value) -> Order:
+    _check_trains(order, "--common")
+    return replace(order, common=float(value))
+
+
+def _turn_momentum(order: Order, value: Value) -> Order:
+    _check_trains(order, "--outer-momentum")
+    return replace(order, momentum=float(value))
+
+
+def _check_trains(order: Order, option: str) -> None:
+    if order.scenario.learns == "light":
+        raise UsageError(f"{option} goes with real training only: leave it out, or give --task digits")
 
 
 def _turn_seed(order: Order, value: Value) -> Order:
@@ -146,6 +164,8 @@ KNOBS: Mapping[str, Knob] = MappingProxyType(
         "rate": Knob(label="slice", turn=_turn_rate, text=share_text),
         "task": Knob(label="task", turn=_turn_task),
         "algorithm": Knob(label="algorithm", turn=_turn_algorithm),
+        "common": Knob(label="common width", turn=_turn_common, text=share_text),
+        "momentum": Knob(label="outer momentum", turn=_turn_momentum, text=share_text),
         "loss": Knob(label="messages lost", turn=_link_knob("loss"), text=share_text),
         "latency": Knob(label="one-way latency", turn=_link_knob("latency_s"), text=duration_text),
         "bandwidth": Knob(label="bandwidth", turn=_link_knob("bandwidth_bytes_per_s"), text=_bandwidth_text),

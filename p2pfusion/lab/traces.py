@@ -23,6 +23,7 @@ from typing import Any
 from blake3 import blake3
 
 from p2pfusion.algorithms.base import RoundReport
+from p2pfusion.config import COMMON_RATE_DEFAULT
 from p2pfusion.errors import ConfigError, InvariantViolation, TaskError, TrainingError, Unfinished, UsageError
 from p2pfusion.lab.knobs import Order
 from p2pfusion.lab.results import Simulated, failed, row_from_json, row_json, row_of
@@ -72,6 +73,8 @@ def order_from(text: str) -> Order:
             seed=value["seed"],
             task=value["task"],
             algorithm=value["algorithm"],
+            common=value.get("common", COMMON_RATE_DEFAULT),  # older traces had neither
+            momentum=value.get("momentum", 0.0),
             settings={name: math.inf if one == "inf" else one for name, one in value["settings"].items()},
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -86,6 +89,8 @@ def _order_json(order: Order) -> dict[str, Any]:
         "seed": order.seed,
         "task": order.task,
         "algorithm": order.algorithm,
+        "common": order.common,
+        "momentum": order.momentum,
         "settings": {name: "inf" if one == math.inf else one for name, one in order.settings.items()},
     }
 
@@ -179,6 +184,7 @@ def _round_json(report: RoundReport) -> dict[str, Any]:
     return {
         **{name: getattr(report, name) for name in whole},
         **{name: _finite(getattr(report, name)) for name in real},
+        **({"widths": dict(report.widths)} if report.widths else {}),
     }
 
 

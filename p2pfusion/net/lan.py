@@ -9,15 +9,17 @@ import random
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from p2pfusion.config import NodeConfig, RunConfig
+from p2pfusion.config import ALGORITHM_DEFAULT, COMMON_RATE_DEFAULT, NodeConfig, RunConfig
 from p2pfusion.errors import UsageError
 from p2pfusion.net.addresses import listening
 from p2pfusion.net.compute import ThreadCompute
 from p2pfusion.net.http import HttpTransport
 from p2pfusion.net.mdns import MdnsDiscovery
+from p2pfusion.net.settling import Rate, Settled, settle
 from p2pfusion.node import Node
 from p2pfusion.store.folder import FolderStore
 from p2pfusion.store.memory import MemoryStore
@@ -33,48 +35,64 @@ async def lan_node(  # noqa: PLR0913 - the embedding facade: every argument has 
     *,
     swarm: str = "p2pfusion",
     name: str = "node",
-    slice: float = 0.5,
-    algorithm: str = "msfusion",
+    slice: Rate = 0.5,
+    algorithm: str = ALGORITHM_DEFAULT,
+    common: float = COMMON_RATE_DEFAULT,
+    outer_momentum: float = 0.0,
     part: tuple[int, int] | None = None,
     listen: str = "0.0.0.0:0",
     state: Path | str | None = None,
     seed: int = 0,
-    device: str = "auto",
+    device: str | Settled = "auto",
     **config: Any,
 ) -> AsyncIterator[Node]:
     """Join the swarm of that name on this LAN, or start it; leaving the block leaves the swarm.
 
     Args:
         task: what to train; everybody needs the same model and `seed`.
-        slice: share of each sliced axis this node trains, in (0, 1].
+        slice: share of each sliced axis this node trains, in (0, 1]; "auto": as much as this device trains in a few
+            seconds a round and has memory for, measured for half a second (`net.choosing`).
+        algorithm: how slices are chosen, a name of `algorithms.presets`.
+        common: the width that every device of the run can train, in (0, 1]; where the algorithm builds small networks
+            it must be the same for everybody.
+        outer_momentum: how much of the model's last movement every round repeats, at least 0 and below 1.
         part: (i, n): train on part i (from 0) of n of the task's data; None: on all of it.
         listen: `ip:port`; port 0 picks a free one. A loopback address keeps discovery on loopback too.
         state: folder for checkpoints; None keeps everything in memory.
+        device: "cpu", "cuda" or "mps"; "auto": whichever trains this task faster. What `settle` found settles both,
+            device and slice.
         config: fields of `NodeConfig`, such as `min_peers`, `until_rounds` or `peers`.
 
     Raises:
         TaskError, UsageError, PortError, StoreError: before anything was sent.
     """
+    from p2pfusion.algorithms.presets import Terms, live
     from p2pfusion.algorithms.presets import algorithm as algorithm_of
     from p2pfusion.core.task import Task, prepare
 
-    if not 0 < slice <= 1:
-        raise UsageError(f"slice = {slice}: must be above 0 and at most 1")
-    if device not in ("auto", "cpu"):
-        raise UsageError(f"device {device!r}: this version trains on the CPU; use --device cpu")
+    live(algorithm)
+    terms = Terms(common_rate=common, outer_momentum=outer_momentum)
+    if slice != "auto" and (isinstance(slice, str) or not 0 < slice <= 1):
+        raise UsageError(f"slice = {slice!r}: must be above 0 and at most 1, or 'auto'")
     host, _ = listening(listen)
     prepared = prepare(task, seed, part) if isinstance(task, Task) else task
+    settled = (
+        device
+        if isinstance(device, Settled)
+        else await settle(prepared, algorithm, device=device, rate=slice, terms=terms)
+    )
+    prepared = replace(prepared, place=settled.place)
     with _store(state) as store:
         settings = NodeConfig(run=RunConfig(swarm=swarm, seed=seed), name=name, **config)
         node = Node(
             settings,
-            algorithm_of(algorithm, prepared, seed=secrets.randbits(32)),
+            algorithm_of(algorithm, prepared, seed=secrets.randbits(32), terms=terms),
             transport=HttpTransport(listen, limit_bytes_per_s=settings.limit_bytes_per_s),
             discovery=MdnsDiscovery([str(host)] if host.is_loopback else None),
             compute=ThreadCompute(),
             store=store,
             rng=random.Random(secrets.randbits(128)),
-            rate=slice,
+            rate=settled.rate,
         )
         async with node:
             yield node

@@ -127,7 +127,7 @@ class Authoring:
     def _add(self, manifest: Contribution, segments: Sequence[bytes]) -> Entry:
         state, id_ = self._state, contribution_id(manifest)
         state.ledger.published(manifest.round)
-        state.thrift.published(state.now_s())
+        state.thrift.published(state.now_s(), state.bytes_sent + state.bytes_received)
         entry = state.ledger.add(id_, manifest, state.now_s(), wanted=True)
         if entry is None:
             raise AssertionError("a wanted contribution is always kept")
@@ -158,7 +158,7 @@ class Authoring:
     def balance(self) -> None:
         """My chain changed: what it counts no more goes into the residual, what it counts after all comes out."""
         state, ledger = self._state, self._state.ledger
-        self._settle()
+        self._clear_doubts()
         too_late = 0
         for round_, mine in sorted(self._mine.items()):
             counts = ledger.counts(mine.id, round_)
@@ -236,7 +236,7 @@ class Authoring:
             left[values_of(blueprint, entry) != 0] = 0.0  # what a sparse one left out is still to be sent
             scatter(blueprint, self._doubts.residual, sub_model, left)
 
-    def _settle(self) -> None:
+    def _clear_doubts(self) -> None:
         """Look what became of the rounds in doubt; when all are sealed, what is left of their residual is free."""
         if (doubts := self._doubts) is None:
             return

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -36,7 +36,8 @@ class WarningEvent:
 class Done:
     """How a run ended for this node. `model_sha256` and `chain` are of the sealed model, never the head.
 
-    `traffic` splits the bytes by kind.
+    `traffic` splits the bytes by kind. Of a model that holds several networks `widths` are the accuracies of all, and
+    `served` names the one to use, whose accuracy is told.
     """
 
     status: Literal["ok", "interrupted", "timeout", "failed"]
@@ -49,6 +50,8 @@ class Done:
     bytes_received: int
     seconds: float
     traffic: Traffic = field(default_factory=Traffic)
+    widths: Mapping[str, float] = field(default_factory=dict)
+    served: str | None = None
 
 
 Event = PeerEvent | RoundReport | WarningEvent | Done

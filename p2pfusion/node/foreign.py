@@ -42,7 +42,7 @@ class Foreign:
         difference = first_difference(mine, theirs) or "another run"
         text = (
             f"the swarm {state.config.run.swarm!r} runs something else: {difference}. "
-            "Use the same task, seed and settings as the others, or choose another --swarm NAME"
+            "Use the others' task, algorithm, common width, seed and settings, or choose another --swarm NAME"
         )
         if state.role != "syncing":
             if theirs.sender not in self._warned and len(self._warned) < FOREIGN_MAX:

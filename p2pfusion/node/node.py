@@ -242,6 +242,8 @@ class Node:
             bytes_received=traffic.received,
             seconds=seconds,
             traffic=traffic,
+            widths=state.widths,
+            served=None if state.evaluation is None else state.evaluation.served,
         )
         state.events.add(self.done)
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 from blake3 import blake3
 
 from p2pfusion.algorithms.base import Published, RoundReport, Traffic
-from p2pfusion.core.submodel import SubModel, scatter
+from p2pfusion.core.coverage import Coverage
+from p2pfusion.core.submodel import SubModel
 from p2pfusion.node.state import State
 from p2pfusion.wire.messages import PeerId
 
@@ -32,13 +32,15 @@ class Reporting:
 
     def __init__(self, state: State) -> None:
         self._state = state
+        self._covered = Coverage(state.blueprint)
+        """Of the rounds reported; changed only by the executor's work that `report` waits for."""
         self._reported = Traffic()
         self._reported_late = 0
 
     async def report(self, awaited: Awaited, waited_s: float) -> None:
         """Tell what became of a round of mine; `waited_s` is how long the executor stood still for it."""
         state, published, round_ = self._state, awaited.published, awaited.round
-        covered = await self._coverage(round_)
+        coverage_now, covered = await self._coverage(round_)
         arrived = state.arrived(round_)
         heard = sum(peer in arrived for peer in awaited.expected)
         total, late = state.accounts.total(), state.late
@@ -53,7 +55,8 @@ class Reporting:
                 heard=heard,
                 missing=len(awaited.expected) - heard,
                 late=late_now,
-                coverage=covered,
+                coverage=coverage_now,
+                covered=covered,
                 patience_s=state.cadence.patience_s,
                 bytes_sent=traffic.sent,
                 bytes_received=traffic.received,
@@ -65,6 +68,7 @@ class Reporting:
                 steps=published.steps,
                 seconds={"train": awaited.trained_s - awaited.begin_s, "wait": waited_s},
                 traffic=traffic,
+                widths=state.widths,
             )
         )
 
@@ -76,19 +80,25 @@ class Reporting:
             parts += [counting.graft.id] if counting.graft is not None else []
         return blake3(b"".join(parts)).hexdigest()
 
-    async def _coverage(self, round_: int) -> float:
-        """Share of parameters that at least one contribution to the round touched."""
+    async def _coverage(self, round_: int) -> tuple[float, float]:
+        """Share of parameters that at least one contribution to the round touched; or to any round reported."""
         state, ledger = self._state, self._state.ledger
         entries = ledger.counted(round_) if round_ > ledger.tip.round else ledger.sealed_entries(round_) or ()
         sub_models = [entry.manifest.sub_model for entry in entries]
-        return await state.doors.compute.run(lambda: coverage(state, sub_models), lane="fold")
+
+        def work() -> tuple[float, float]:
+            for sub_model in sub_models:
+                self._covered.add(sub_model)
+            return coverage(state, sub_models), self._covered.scalars
+
+        return await state.doors.compute.run(work, lane="fold")
 
 
 def coverage(state: State, sub_models: list[SubModel]) -> float:
     """Share of the model's elements in at least one of these sub-models."""
     if state.blueprint.whole() in sub_models:
         return 1.0
-    touched = np.zeros(state.blueprint.size, np.float32)
+    meter = Coverage(state.blueprint)
     for sub_model in sub_models:
-        scatter(state.blueprint, touched, sub_model, 1.0)
-    return float(touched.mean())
+        meter.add(sub_model)
+    return meter.scalars

@@ -18,8 +18,9 @@ from p2pfusion.algorithms.base import Vector
 from p2pfusion.config import LINKS_KEPT_MAX, RunConfig
 from p2pfusion.core.blueprint import Blueprint
 from p2pfusion.errors import WireError
-from p2pfusion.node import snapshots
+from p2pfusion.node import contents, snapshots
 from p2pfusion.node.authoring import Authoring, Mine
+from p2pfusion.node.contents import Contents
 from p2pfusion.node.grafting import Grafting
 from p2pfusion.node.records import OwnWork, Record, pack, unpack
 from p2pfusion.node.snapshots import Kept, Snapshots
@@ -60,6 +61,7 @@ class Captured:
     grafts: Grafts
     record: Record
     residual: Callable[[], Vector | None]
+    contents: Contents
 
     @property
     def pause_s(self) -> float:
@@ -85,7 +87,7 @@ class Captured:
             chain=tip.chain,
             weight=tip.weight,
             model=named(self.blueprint, self.model),
-            parts=pack(record),
+            parts={**pack(record), contents.PART: contents.pack(self.blueprint, self.contents)},
         )
 
 
@@ -116,6 +118,7 @@ def capture(state: State, authoring: Authoring, grafting: Grafting, kept: Snapsh
         ledger.grafts.until(ledger.tip.round),
         record,
         authoring.residual(),
+        Contents(state.algorithm.product, state.evaluation, state.evaluated_round),
     )
 
 

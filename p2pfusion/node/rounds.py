@@ -47,7 +47,6 @@ class Rounds:
         self._reporting = Reporting(state)
         self._awaited: deque[Awaited] = deque()
         """Rounds of mine that may not be left yet: `ahead_rounds` of them while I train the next."""
-        self._evaluated_round = -1
 
     def stop(self) -> None:
         """Give up local training as soon as it asks."""
@@ -115,9 +114,9 @@ class Rounds:
             await self._state.bells["round"].wait(max(left_s, 0.001))  # less might not move the clock
 
     def _seat(self, view: View) -> Seat:
-        """My place among those who train. Others' rates are not gossiped: mine stands for all (it only shapes gaps)."""
+        """My place among those who train, with others' rates as far as their contributions have shown them."""
         trainers = view.trainers()
-        rates = (self._rate,) * len(trainers)
+        rates = self._state.rates.among(trainers, view.me, self._rate)
         return Seat(rank=trainers.index(view.me), peers=len(trainers), round=self._state.ledger.floor, rates=rates)
 
     def _others(self, trainers: tuple[PeerId, ...]) -> list[PeerId]:
@@ -159,7 +158,7 @@ class Rounds:
         state, config = self._state, self._state.config
         tip = state.ledger.tip.round
         step = 1 if config.until_accuracy is not None else config.evaluate_every_rounds
-        if tip < self._evaluated_round + step:
+        if tip < state.evaluated_round + step:
             return
         await self.evaluate()
         wanted = config.until_accuracy
@@ -172,9 +171,9 @@ class Rounds:
         """Measure the sealed model, unless it was measured already."""
         state = self._state
         tip, sealed = state.ledger.tip.round, state.replica.sealed
-        if tip != self._evaluated_round:
-            state.accuracy = await state.doors.compute.run(lambda: state.algorithm.evaluate(sealed), lane="train")
-            self._evaluated_round = tip
+        if tip != state.evaluated_round:
+            state.evaluation = await state.doors.compute.run(lambda: state.algorithm.evaluate(sealed), lane="train")
+            state.evaluated_round = tip
 
     # -- end --------------------------------------------------------------------------------------------------------
 

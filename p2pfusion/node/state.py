@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from p2pfusion.algorithms.base import Algorithm
+from p2pfusion.algorithms.base import Algorithm, Evaluation
 from p2pfusion.config import DIGESTS_PER_REPORT_MAX, NodeConfig
 from p2pfusion.core.replica import Replica
+from p2pfusion.core.schemes import rate_of
 from p2pfusion.node.disk import Disk
 from p2pfusion.node.events import EventLog, PeerEvent, WarningEvent
 from p2pfusion.node.traffic import Accounts
@@ -24,6 +25,7 @@ from p2pfusion.swarm.gossip import Spoken, Wanted
 from p2pfusion.swarm.ledger import Entry, Ledger, MemberLine
 from p2pfusion.swarm.membership import Change, Membership
 from p2pfusion.swarm.probing import Prober
+from p2pfusion.swarm.rates import Rates
 from p2pfusion.swarm.thrift import Thrift
 from p2pfusion.wire.codec import genesis_chain
 from p2pfusion.wire.messages import ContributionId, PeerId, Report, Role, Rumour, RunDescription, ShardReport
@@ -95,6 +97,7 @@ class State:
         self.prober = Prober(gossip, doors.rng)
         self.is_leaving = False
         self.cadence = Cadence(config.cadence)
+        self.rates = Rates()
         self.thrift = Thrift(config)
         self.ahead = Ahead(config.cadence)
         self.spoken = Spoken()
@@ -102,7 +105,9 @@ class State:
         self.needed: dict[ContributionId, None] = {}
         self.replica = Replica(self.blueprint, algorithm.genesis)
         self.model_hash = b""
-        self.accuracy: float | None = None
+        self.evaluation: Evaluation | None = None
+        self.evaluated_round = -1
+        """The sealed round that was measured last."""
         self.run_id = b""
         self.accounts = Accounts()
         self.late = 0
@@ -136,6 +141,16 @@ class State:
         """The last round I take part in: my own end or everybody's, whichever is first."""
         ends = [end for end in (self.config.until_rounds, self.stop) if end is not None]
         return min(ends, default=None)
+
+    @property
+    def accuracy(self) -> float | None:
+        """Of the network to use, when it was measured last."""
+        return None if self.evaluation is None else self.evaluation.accuracy
+
+    @property
+    def widths(self) -> Mapping[str, float]:
+        """Of all networks in the model, where it holds several."""
+        return {} if self.evaluation is None else self.evaluation.widths
 
     @property
     def bytes_sent(self) -> int:
@@ -214,6 +229,8 @@ class State:
                 self.newcomer_s = self.newcomer_s if change.before == "suspect" else self.now_s()
             else:
                 self.spoken.forget(change.peer)
+            if change.status in ("dead", "left"):
+                self.rates.forget(change.peer)
             self.events.add(PeerEvent(change.name, change.peer.hex(), change.status))
         if changes:
             self.stir()
@@ -264,6 +281,8 @@ class State:
         self.wanted.done(entry.id)
         self.ahead.complete(entry.id, self.now_s())
         manifest = entry.manifest
+        if manifest.kind == "work":
+            self.rates.heard(manifest.peer, manifest.round, rate_of(self.blueprint, manifest.sub_model))
         if manifest.round > self.ledger.tip.round:
             if manifest.kind == "work":
                 self.cadence.arrived(manifest.round, manifest.peer, self.now_s(), manifest.samples)

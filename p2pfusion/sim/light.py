@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import numpy as np
 
-from p2pfusion.algorithms.base import RoundContext, Vector
+from p2pfusion.algorithms.base import Evaluation, Product, RoundContext, Vector
 from p2pfusion.core.blueprint import Axis, Blueprint, Dim, Init, Parameter
 from p2pfusion.core.genesis import genesis
 from p2pfusion.core.schemes import double_shift
@@ -61,6 +61,10 @@ class LightLearner:
     def genesis(self) -> Vector:
         return self._genesis
 
+    @property
+    def product(self) -> Product:
+        return Product()
+
     async def round(self, ctx: RoundContext) -> None:
         sub_model = self._scheme(self._blueprint, ctx.seat, ctx.rng)
         before = await ctx.extract(sub_model)
@@ -70,7 +74,7 @@ class LightLearner:
         delta = await ctx.compute(lambda: np.float32(STEP) * (target - before) + np.float32(NOISE) * noise, cost_s)
         await ctx.contribute(sub_model, delta, samples=10, loss=float(np.abs(delta).mean()))
 
-    def evaluate(self, model: Vector) -> float | None:
+    def evaluate(self, model: Vector) -> Evaluation | None:
         return None
 
     def _drawn(self, count: int) -> Vector:

@@ -1,4 +1,4 @@
-"""The parameter round with a scripted context: seat -> sub-model -> train -> what changed; and the table of presets."""
+"""The parameter round with a scripted context: seat -> sub-model -> train -> what changed."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import torch
 from torch import nn
 
 from p2pfusion.algorithms.base import Vector
-from p2pfusion.algorithms.presets import PRESETS, algorithm
+from p2pfusion.algorithms.presets import algorithm
 from p2pfusion.algorithms.sliced import Sliced
 from p2pfusion.core import schemes
 from p2pfusion.core.schemes import Seat
 from p2pfusion.core.submodel import SubModel, extract
 from p2pfusion.core.task import Prepared, Task, prepare
 from p2pfusion.core.training import evaluate, train
-from p2pfusion.errors import TrainingError, UsageError
+from p2pfusion.errors import TrainingError
 from p2pfusion.sim.loop import run
 
 T = TypeVar("T")
@@ -90,15 +90,15 @@ def script(prepared: Prepared, **changes: object) -> Script:
     return replace(Script(prepared.genesis + np.float32(0.25), prepared), **changes)
 
 
-def done(prepared: Prepared, sliced: Sliced, **changes: object) -> Script:
-    ctx = script(prepared, **changes)
+def done(sliced: Sliced, **changes: object) -> Script:
+    ctx = script(sliced.prepared, **changes)
     run(sliced.round(ctx))
     return ctx
 
 
 def test_a_round_extracts_trains_and_contributes_the_difference(prepared):
-    sliced = algorithm("msfusion", prepared, seed=5)
-    ctx = done(prepared, sliced)
+    sliced = algorithm("double_shift", prepared, seed=5)
+    ctx = done(sliced)
     assert ctx.did == ["extract", "compute", "contribute"]
     assert ctx.contributed is not None
     assert ctx.given is not None
@@ -129,36 +129,36 @@ def test_the_head_is_not_changed(prepared):
 
 def test_every_round_goes_on_in_the_data(prepared):
     sliced = algorithm("full", prepared)
-    first, second = (done(prepared, sliced).contributed for _ in range(2))
+    first, second = (done(sliced).contributed for _ in range(2))
     assert first is not None
     assert second is not None
     assert first[1].tobytes() != second[1].tobytes()
-    again = done(prepared, algorithm("full", prepared)).contributed
+    again = done(algorithm("full", prepared)).contributed
     assert again is not None
     assert again[1].tobytes() == first[1].tobytes(), "the same seed, the same round"
 
 
 def test_another_seed_learns_from_other_batches(prepared):
-    deltas = [done(prepared, algorithm("full", prepared, seed=seed)).contributed for seed in (1, 2)]
+    deltas = [done(algorithm("full", prepared, seed=seed)).contributed for seed in (1, 2)]
     assert deltas[0] is not None
     assert deltas[1] is not None
     assert deltas[0][1].tobytes() != deltas[1][1].tobytes()
 
 
 def test_the_virtual_cost_is_the_share_of_a_full_step(prepared):
-    full = done(prepared, algorithm("full", prepared))
+    full = done(algorithm("full", prepared))
     assert full.cost_s == pytest.approx(0.01 * STEPS)
-    sliced = done(prepared, Sliced(prepared, schemes.static(), step_cost_s=2.0))
+    sliced = done(Sliced(prepared, schemes.static(), step_cost_s=2.0))
     assert sliced.extracted is not None
     assert sliced.cost_s == pytest.approx(2.0 * STEPS * sliced.extracted.share(prepared.blueprint))
 
 
 def test_a_round_takes_as_many_steps_as_there_is_time_for(prepared):
-    ctx = done(prepared, algorithm("full", prepared), steps_max=2)
+    ctx = done(algorithm("full", prepared), steps_max=2)
     assert ctx.contributed is not None
     assert ctx.contributed[2] == 2 * 8
     assert ctx.cost_s == pytest.approx(0.01 * 2)
-    more = done(prepared, algorithm("full", prepared), steps_max=7).contributed
+    more = done(algorithm("full", prepared), steps_max=7).contributed
     assert more is not None
     assert more[2] == STEPS * 8, "never more than the task's"
 
@@ -167,7 +167,7 @@ def test_the_data_goes_on_where_a_shorter_round_left_it(prepared):
     sliced, rng = algorithm("full", prepared, seed=5), random.Random(5)
     batches = prepared.train.batches(rng)
     for steps in (1, 2):
-        ctx = done(prepared, sliced, steps_max=steps)
+        ctx = done(sliced, steps_max=steps)
         assert ctx.contributed is not None
         assert ctx.given is not None
         recipe = replace(prepared.recipe, steps=steps)
@@ -177,7 +177,7 @@ def test_the_data_goes_on_where_a_shorter_round_left_it(prepared):
 
 
 def test_who_is_asked_to_stop_trains_no_further(prepared):
-    ctx = done(prepared, algorithm("full", prepared), stops=True)
+    ctx = done(algorithm("full", prepared), stops=True)
     assert ctx.contributed is not None
     _, delta, samples, loss = ctx.contributed
     assert (samples, loss) == (0, 0.0)
@@ -193,19 +193,21 @@ def test_training_that_diverges_raises(prepared):
 
 
 def test_evaluation_is_of_the_whole_model(prepared):
-    sliced = algorithm("msfusion", prepared)
+    sliced = algorithm("double_shift", prepared)
     assert (sliced.blueprint, sliced.genesis is prepared.genesis) == (prepared.blueprint, True)
-    accuracy = sliced.evaluate(prepared.genesis)
+    found = sliced.evaluate(prepared.genesis)
     assert prepared.validation is not None
-    assert accuracy == evaluate(prepared.blueprint, prepared.genesis, prepared.validation)
-    assert algorithm("msfusion", replace(prepared, validation=None)).evaluate(prepared.genesis) is None
+    assert found is not None
+    assert (found.widths, found.served) == ({}, None)
+    assert found.accuracy == evaluate(prepared.blueprint, prepared.genesis, prepared.validation)
+    assert algorithm("double_shift", replace(prepared, validation=None)).evaluate(prepared.genesis) is None
 
 
 def test_rounds_learn(prepared):
     """FedAvg of one: the loss falls when each round starts from where the last one ended."""
     sliced, head, losses = algorithm("full", prepared), prepared.genesis.copy(), []
     for _ in range(40):
-        ctx = done(prepared, sliced, head=head)
+        ctx = done(sliced, head=head)
         assert ctx.contributed is not None
         head = head + ctx.contributed[1]
         losses.append(ctx.contributed[3])
@@ -215,12 +217,12 @@ def test_rounds_learn(prepared):
 def test_the_learning_rate_follows_the_schedule(prepared):
     """Round 4 at factor 0 changes nothing; a factor beside the optimizer's rate is that rate times the factor."""
     still = replace(prepared, lr_schedule=lambda round_index: 0.0 if round_index == SEAT.round else 1.0)
-    ctx = done(still, algorithm("msfusion", still))
+    ctx = done(algorithm("double_shift", still))
     assert ctx.contributed is not None
     assert not ctx.contributed[1].any()
     half = replace(prepared, lr_schedule=lambda round_index: 0.5)
     slow = replace(prepared, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.025, momentum=0.9))
-    deltas = [done(one, algorithm("msfusion", one)).contributed for one in (half, slow)]
+    deltas = [done(algorithm("double_shift", one)).contributed for one in (half, slow)]
     assert deltas[0] is not None
     assert deltas[1] is not None
     assert np.allclose(deltas[0][1], deltas[1][1], atol=1e-6)
@@ -229,40 +231,4 @@ def test_the_learning_rate_follows_the_schedule(prepared):
 @pytest.mark.parametrize("schedule", [lambda _: -1.0, lambda _: float("nan"), lambda _: "fast"])
 def test_a_schedule_that_is_no_factor_is_refused(prepared, schedule):
     with pytest.raises(TrainingError, match="lr_schedule"):
-        done(prepared, algorithm("msfusion", replace(prepared, lr_schedule=schedule)))
-
-
-# -- presets ----------------------------------------------------------------------------------------------------------
-
-SCHEMES = {
-    "msfusion": schemes.double_shift,
-    "heterofl": schemes.static,
-    "fedrolex": schemes.rolling,
-    "random_dropout": schemes.random_dropout,
-    "full": schemes.full,
-}
-
-
-def test_the_presets():
-    assert list(PRESETS) == list(SCHEMES)
-    assert all(preset.text for preset in PRESETS.values())
-
-
-@pytest.mark.parametrize("name", SCHEMES)
-@pytest.mark.parametrize("rank", [0, 1, 2])
-@pytest.mark.parametrize("round_", [0, 1, 9])
-def test_a_preset_trains_what_its_scheme_says(prepared, name, rank, round_):
-    seat = replace(SEAT, rank=rank, round=round_)
-    ctx = done(prepared, algorithm(name, prepared), seat=seat, rng=random.Random(3))
-    assert ctx.extracted == SCHEMES[name]()(prepared.blueprint, seat, random.Random(3))
-    assert ctx.extracted is not None
-    ctx.extracted.validate(prepared.blueprint)
-    assert (ctx.extracted == prepared.blueprint.whole()) == (name == "full")
-
-
-@pytest.mark.parametrize("name", ["", "MSfusion", "fedavg", "msfusion "])
-def test_an_unknown_name_is_the_users_mistake_and_the_known_ones_are_named(prepared, name):
-    known = "msfusion, heterofl, fedrolex, random_dropout, full"
-    with pytest.raises(UsageError, match=f"unknown algorithm '{name}': choose one of {known}") as caught:
-        algorithm(name, prepared)
-    assert caught.value.exit_status == 2
+        done(algorithm("double_shift", replace(prepared, lr_schedule=schedule)))

@@ -18,10 +18,11 @@ from p2pfusion.app.cli import main
 from p2pfusion.app.demo import DemoOptions
 from p2pfusion.app.joining import JoinOptions
 from p2pfusion.app.values import Part, Until
+from p2pfusion.config import ALGORITHM_DEFAULT, COMMON_RATE_DEFAULT
 from p2pfusion.errors import P2PFusionError, PortError, Refused, StoreError, TooFewPeers, TrainingError
 
 ROOT = Path(cli.__file__).parents[2]
-COMMANDS = ["demo", "join", "check", "export", "simulate"]
+COMMANDS = ["demo", "join", "new", "check", "export", "simulate"]
 
 
 @pytest.fixture
@@ -51,7 +52,8 @@ def test_defaults_of_join(joined: list[JoinOptions]) -> None:
             task="digits", swarm="p2pfusion", name=None, until=None, timeout=None, wait=None, min_peers=1, peers=(),
             listen="0.0.0.0:0", data_part=None, state=None, fresh=False, device="auto", codec="auto", density=0.01,
             limit_rate=None, budget=None, metrics=None, quiet_period=None, leave_on_eof=False, rate=0.5,
-            algorithm="msfusion", seed=0, json=False, quiet=False, verbose=False,
+            algorithm=ALGORITHM_DEFAULT, common=COMMON_RATE_DEFAULT, momentum=0.0, seed=0,
+            json=False, quiet=False, verbose=False,
         )
     ]  # fmt: skip
 
@@ -60,7 +62,7 @@ def test_every_option_of_join(joined: list[JoinOptions]) -> None:
     line = (
         "join my_task.py --swarm lab --name fox --algorithm fedrolex --slice 25% --until accuracy=0.95 --timeout 2m "
         "--wait 30s --min-peers 3 --peer 10.0.0.1:7790 --peer wren:1 --listen 127.0.0.1:7790 --data-part 1/3 "
-        "--state folder --fresh --seed 7 --device cpu --json -q -v --leave-on-eof "
+        "--state folder --fresh --seed 7 --common 12.5% --outer-momentum 0.6 --device cpu --json -q -v --leave-on-eof "
         "--codec topk --density 0.5% --limit-rate 2MB/s --budget 50MB/h --metrics 0 --quiet-period 100ms"
     )
     assert main(line.split()) == 0
@@ -69,10 +71,16 @@ def test_every_option_of_join(joined: list[JoinOptions]) -> None:
             task="my_task.py", swarm="lab", name="fox", until=Until(accuracy=0.95), timeout=120.0, wait=30.0,
             min_peers=3, peers=("10.0.0.1:7790", "wren:1"), listen="127.0.0.1:7790", data_part=Part(1, 3),
             state=Path("folder"), fresh=True, device="cpu", codec="topk", density=0.005, limit_rate=2e6,
-            budget=5e7, metrics=0, quiet_period=0.1, leave_on_eof=True, rate=0.25, algorithm="fedrolex", seed=7,
+            budget=5e7, metrics=0, quiet_period=0.1, leave_on_eof=True, rate=0.25, algorithm="fedrolex",
+            common=0.125, momentum=0.6, seed=7,
             json=True, quiet=True, verbose=True,
         )
     ]  # fmt: skip
+
+
+def test_join_may_choose_the_slice_itself(joined: list[JoinOptions]) -> None:
+    assert main(["join", "--slice", "auto"]) == 0
+    assert joined[0].rate == "auto"
 
 
 def test_options_of_demo(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,14 +92,18 @@ def test_options_of_demo(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(demo, "run_demo", run_demo)
     assert main(["demo"]) == 8
-    line = "demo --nodes 4 --slice 0.25 --algorithm full --rounds 5 --seed 9 --json -q"
+    line = (
+        "demo --nodes 4 --slice 0.25 --algorithm full --common 50% --outer-momentum 30% --rounds 5 --seed 9 --json -q"
+    )
     assert main(line.split()) == 8
     common: dict[str, Any] = {"verbose": False}
     assert seen == [
         DemoOptions(
-            nodes=3, rounds=None, rate=0.5, algorithm="msfusion", seed=0, json=False, quiet=False, **common
+            nodes=3, rounds=None, rate=0.5, algorithm=ALGORITHM_DEFAULT, common=COMMON_RATE_DEFAULT, momentum=0.0,
+            seed=0, json=False, quiet=False, **common
         ),
-        DemoOptions(nodes=4, rounds=5, rate=0.25, algorithm="full", seed=9, json=True, quiet=True, **common),
+        DemoOptions(nodes=4, rounds=5, rate=0.25, algorithm="full", common=0.5, momentum=0.3, seed=9, json=True,
+            quiet=True, **common),
     ]  # fmt: skip
 
 
@@ -102,6 +114,10 @@ def test_options_of_demo(monkeypatch: pytest.MonkeyPatch) -> None:
         ("join --slcie 50%", ["--slcie", "p2pfusion join --help"]),
         ("join --slice 50", ["--slice", "write it like 50% or 0.5"]),
         ("join --slice 0%", ["trains nothing"]),
+        ("join --slice most", ["write it like 50% or 0.5"]),
+        ("demo --slice auto", ["write it like 50% or 0.5"]),
+        ("join --common 0%", ["--common", "trains nothing"]),
+        ("join --outer-momentum 100%", ["--outer-momentum", "never comes to rest"]),
         ("join --until 50", ["rounds=50"]),
         ("join --timeout soon", ["30s"]),
         ("join --min-peers 0", ["--min-peers", "1"]),

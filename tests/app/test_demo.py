@@ -16,7 +16,8 @@ from p2pfusion.app.exporting import Exported
 from p2pfusion.app.joining import JoinOptions
 from p2pfusion.app.output import DemoDoneLine, DoneLine
 from p2pfusion.app.values import Part, Until
-from p2pfusion.errors import StoreError
+from p2pfusion.config import ALGORITHM_DEFAULT
+from p2pfusion.errors import StoreError, UsageError
 from p2pfusion.lab.comparisons import Comparisons
 
 COMPARISONS = Comparisons(alone_accuracy=0.88, small_accuracy=0.93, full_accuracy=0.96)
@@ -24,8 +25,8 @@ COMPARISONS = Comparisons(alone_accuracy=0.88, small_accuracy=0.93, full_accurac
 
 def options(**changes: Any) -> DemoOptions:
     values: dict[str, Any] = {
-        "nodes": 3, "rounds": None, "rate": 0.5, "algorithm": "msfusion", "seed": 0, "json": False, "quiet": False,
-        "verbose": False,
+        "nodes": 3, "rounds": None, "rate": 0.5, "algorithm": ALGORITHM_DEFAULT, "common": 0.25, "momentum": 0.0,
+        "seed": 0, "json": False, "quiet": False, "verbose": False,
     }  # fmt: skip
     return DemoOptions(**{**values, **changes})
 
@@ -52,7 +53,7 @@ def child(done_line: Callable[..., DoneLine], tmp_path: Path) -> Callable[..., C
 def test_each_node_is_a_join_of_its_own_without_anybodys_address(tmp_path: Path) -> None:
     from p2pfusion.app import cli, joining
 
-    found = commands(options(seed=7, rate=0.25, rounds=5), "demo-ab", tmp_path)
+    found = commands(options(seed=7, rate=0.25, common=0.125, momentum=0.6, rounds=5), "demo-ab", tmp_path)
     assert list(found) == ["fox", "otter", "wren"]
     seen: list[JoinOptions] = []
     original = joining.run_join
@@ -71,6 +72,7 @@ def test_each_node_is_a_join_of_its_own_without_anybodys_address(tmp_path: Path)
     for item in seen:
         assert (item.task, item.swarm, item.listen, item.peers) == ("digits", "demo-ab", "127.0.0.1:0", ())
         assert (item.min_peers, item.until, item.seed, item.rate) == (3, Until(rounds=5), 7, 0.25)
+        assert (item.algorithm, item.common, item.momentum) == (ALGORITHM_DEFAULT, 0.125, 0.6)
         assert item.json
         assert item.leave_on_eof
 
@@ -173,6 +175,21 @@ def test_the_comparisons_are_printed_whatever_they_say(child: Callable[..., Chil
     assert "sent 9.0 kB (weights 8.1 kB, lists 540 B, talk 360 B)" in text
     for figure in ("90.0 %", "88.0 %", "93.0 %", "96.0 %"):
         assert figure in text
+
+
+def test_of_several_widths_the_best_is_told_with_the_others(
+    child: Callable[..., Child], done_line: Callable[..., DoneLine]
+) -> None:
+    done = done_line(widths={"25%": 0.85, "50%": 0.9}, served="50%")
+    line = summary([child("fox", done=done)], 0, COMPARISONS)
+    assert line is not None
+    assert report(line, 0.5)[3].strip() == "at width 50%, of 25%: 85.0 %, 50%: 90.0 %"
+
+
+def test_an_algorithm_that_no_swarm_runs_starts_nobody(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UsageError, match=r"p2pfusion\.lab\.rounds"):
+        demo.run_demo(options(algorithm="ring"))
+    assert "is here" not in capsys.readouterr().out
 
 
 @pytest.fixture

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from p2pfusion.app import joining
+from p2pfusion.app.cli import main
 from p2pfusion.app.joining import exit_status, farewell, numeric_address, resumption
 from p2pfusion.app.output import DoneLine
 from p2pfusion.app.values import Until
 from p2pfusion.errors import UsageError
+from p2pfusion.net.lan import lan_node
+from p2pfusion.zoo.tasks import digits_task
 
 GOAL = Until(rounds=50)
 
@@ -38,12 +43,34 @@ def test_a_run_that_never_began_was_interrupted() -> None:
     assert exit_status(None, GOAL) == 130
 
 
+def test_what_no_swarm_runs_is_refused_before_anything_is_prepared(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(joining, "_prepared", lambda options: pytest.fail("the task was prepared"))
+    assert main(["join", "--algorithm", "ring", "-q"]) == 2
+    err = capsys.readouterr().err
+    assert "p2pfusion.lab.rounds" in err
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("options", [{"algorithm": "alone"}, {"common": 0.0}, {"outer_momentum": 1.0}])
+def test_an_embedded_node_refuses_the_same(options: dict[str, Any]) -> None:
+    async def enter() -> None:
+        async with lan_node(digits_task(), listen="127.0.0.1:0", **options):
+            pass
+
+    with pytest.raises(UsageError):
+        asyncio.run(enter())
+
+
 def test_the_last_sentence_tells_what_is_known(done_line: Callable[..., DoneLine]) -> None:
     assert farewell(done_line(seconds=75.0)) == (
         "fox: ok at round 3 after 1:15, accuracy 90.0 %, model 1212121212121212, "
         "sent 3.0 kB (weights 2.7 kB, lists 180 B, talk 120 B); "
         "received 6.0 kB (weights 5.4 kB, lists 360 B, talk 240 B)"
     )
+    told = farewell(done_line(widths={"25%": 0.85, "50%": 0.9}, served="50%"))
+    assert "accuracy 90.0 % with width 50% (25%: 85.0 %, 50%: 90.0 %), model " in told
     assert farewell(done_line(accuracy=None, model_sha256=None, status="interrupted")) == (
         "fox: interrupted at round 3 after 0:01, "
         "sent 3.0 kB (weights 2.7 kB, lists 180 B, talk 120 B); "
@@ -66,6 +93,23 @@ def test_names_are_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
     assert numeric_address("otter.local:7790", "--peer") == "192.168.1.40:7790"
     with pytest.raises(UsageError, match=r"--peer wren:1: nobody knows a computer named wren: give its IP address"):
         numeric_address("wren:1", "--peer")
+
+
+def test_a_device_that_is_not_there_is_one_line_and_status_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    from p2pfusion.app import joining
+    from p2pfusion.app.cli import main
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(joining, "_prepared", lambda options: pytest.fail("the task was read first"))
+    assert main(["join", "--device", "cuda", "--quiet"]) == 2
+    out, err = capsys.readouterr()
+    assert (out, len(err.splitlines())) == ("", 1)
+    assert err.startswith("error: --device cuda: ")
+    assert "use --device cpu" in err
 
 
 MINE, OTHER = b"m" * 32, b"o" * 32

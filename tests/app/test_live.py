@@ -74,6 +74,14 @@ def test_the_table_shows_who_is_here_and_what_they_train(lines: list[Line]) -> N
     )
 
 
+@pytest.mark.parametrize("width", [60, 80])
+def test_of_several_networks_every_accuracy_is_shown(width: int, round_line: Callable[..., RoundLine]) -> None:
+    board = Board()
+    board.feed("fox", round_line(widths={"25%": 0.5, "50%": 0.9, "100%": 0.7}))
+    board.feed("fox", round_line(widths={}))
+    assert drawn(board, width=width).splitlines()[1] == " width 25%: 50.0 %, 50%: 90.0 %, 100%: 70.0 %"
+
+
 def test_the_table_of_a_demo_has_a_row_per_node_from_the_start(round_line: Callable[..., RoundLine]) -> None:
     board = Board(tagged=True)
     for name in ("fox", "otter"):
@@ -139,6 +147,12 @@ def test_plain_text_is_one_line_per_round_and_change(lines: list[Line]) -> None:
         "otter has left",
     ]
     assert notes.text() == "warning: work came too late\n"
+
+
+def test_plain_text_tells_every_width(round_line: Callable[..., RoundLine]) -> None:
+    out = Stream()
+    PlainView(out, Stream()).show("fox", round_line(round=2, widths={"25%": 0.5, "100%": 0.9}))
+    assert " · accuracy 90.0 % · 25%: 50.0 %, 100%: 90.0 % · fox " in out.text()
 
 
 def test_plain_text_of_several_nodes_is_one_line_per_round_too(round_line: Callable[..., RoundLine]) -> None:

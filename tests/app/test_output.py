@@ -34,6 +34,7 @@ ROUND_FIELDS = ["round", "loss", "share", "heard", "missing", "patience_s", "byt
 DONE_FIELDS = [
     "status", "name", "round", "accuracy", "model_sha256", "chain", "bytes_sent", "bytes_received", "seconds",
 ]  # fmt: skip
+DONE_MORE = ["traffic", "widths", "served"]
 TRAFFIC_FIELDS = [
     "payload_sent", "header_sent", "gossip_sent", "payload_received", "header_received", "gossip_received",
     "calls_sent", "calls_received",
@@ -54,7 +55,7 @@ def test_a_round_has_the_fields_of_the_protocol_and_then_ours(
     blueprint: Blueprint, report: Callable[..., RoundReport]
 ) -> None:
     value = to_dict(line_of(report(), blueprint))
-    assert list(value) == ["v", "event", *ROUND_FIELDS, "accuracy", "slice", "seconds", "traffic"]
+    assert list(value) == ["v", "event", *ROUND_FIELDS, "accuracy", "covered", "slice", "seconds", "traffic", "widths"]
     assert value["event"] == "round"
     assert value["loss"] == 0.75
     assert value["slice"] == {"in": {"size": 8, "kept": ((2, 6),)}}
@@ -69,17 +70,17 @@ def test_the_whole_model_is_no_slice(blueprint: Blueprint, report: Callable[...,
 
 def test_done_has_the_fields_of_the_protocol(blueprint: Blueprint, done: Callable[..., Done]) -> None:
     value = to_dict(line_of(done(), blueprint))
-    assert list(value) == ["v", "event", *DONE_FIELDS, "traffic"]
+    assert list(value) == ["v", "event", *DONE_FIELDS, *DONE_MORE]
     assert value["event"] == "done"
 
 
 def test_the_demo_adds_nodes_and_comparisons(done_line: Callable[..., DoneLine]) -> None:
-    common = {name: getattr(done_line(), name) for name in [*DONE_FIELDS, "traffic"]}
+    common = {name: getattr(done_line(), name) for name in [*DONE_FIELDS, *DONE_MORE]}
     line = DemoDoneLine(**common, nodes=(done_line(),), alone_accuracy=0.8, small_accuracy=None, full_accuracy=0.9)
     value = json.loads(to_json(line))
-    ours = ["traffic", "nodes", "alone_accuracy", "small_accuracy", "full_accuracy"]
+    ours = [*DONE_MORE, "nodes", "alone_accuracy", "small_accuracy", "full_accuracy"]
     assert list(value) == ["v", "event", *DONE_FIELDS, *ours]
-    assert list(value["nodes"][0]) == [*DONE_FIELDS, "traffic"]
+    assert list(value["nodes"][0]) == [*DONE_FIELDS, *DONE_MORE]
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
@@ -91,6 +92,16 @@ def test_what_is_not_a_number_is_null(
     assert json.loads(to_json(line_of(done(accuracy=number), blueprint)))["accuracy"] is None
 
 
+def test_the_widths_of_a_model_are_told(
+    blueprint: Blueprint, report: Callable[..., RoundReport], done: Callable[..., Done]
+) -> None:
+    widths = {"25%": 0.8, "100%": 0.9}
+    assert to_dict(line_of(report(widths=widths), blueprint))["widths"] == widths
+    line = line_of(done(widths=widths, served="100%"), blueprint)
+    assert isinstance(line, DoneLine)
+    assert (line.widths, line.served) == (widths, "100%")
+
+
 def test_more_fields_come_last() -> None:
     assert to_json(PeerLine(name="a", id="b", state="left"), node="fox").endswith('"state":"left","node":"fox"}')
 
@@ -99,6 +110,7 @@ finite = st.none() | st.floats(allow_nan=False, allow_infinity=False)
 count = st.integers(0, 2**53)
 ranges = st.lists(st.tuples(count, count), max_size=4).map(tuple)
 TRAFFIC = st.builds(Traffic, **dict.fromkeys(TRAFFIC_FIELDS, count))
+WIDTHS = st.dictionaries(st.text(), st.floats(0, 1), max_size=3)
 LINES = st.one_of(
     st.builds(PeerLine, name=st.text(), id=st.text(), state=st.text()),
     st.builds(WarningLine, code=st.text(), text=st.text()),
@@ -107,13 +119,14 @@ LINES = st.one_of(
         round=count, loss=finite, share=st.floats(0, 1), heard=count, missing=count, patience_s=st.floats(0, 60),
         bytes_sent=count, bytes_received=count, head=st.text(), accuracy=finite,
         slice=st.dictionaries(st.text(), st.builds(SliceAxis, count, ranges), max_size=3),
-        seconds=st.dictionaries(st.text(), st.floats(0, 1e9), max_size=2), traffic=TRAFFIC,
+        seconds=st.dictionaries(st.text(), st.floats(0, 1e9), max_size=2), traffic=TRAFFIC, widths=WIDTHS,
     ),
     st.builds(
         DoneLine,
         status=st.sampled_from(["ok", "interrupted", "timeout", "failed"]), name=st.text(), round=count,
         accuracy=finite, model_sha256=st.none() | st.text(), chain=st.none() | st.text(), bytes_sent=count,
-        bytes_received=count, seconds=st.floats(0, 1e9), traffic=TRAFFIC,
+        bytes_received=count, seconds=st.floats(0, 1e9), traffic=TRAFFIC, widths=WIDTHS,
+        served=st.none() | st.text(),
     ),
 )  # fmt: skip
 
@@ -180,7 +193,7 @@ DONE: dict[str, Any] = {
 
 def test_a_line_from_before_there_was_a_split_is_still_a_line() -> None:
     value = json.loads(to_json(DoneLine(**DONE)))
-    del value["traffic"]
+    del value["traffic"], value["widths"], value["served"]
     assert from_json(json.dumps(value)) == DoneLine(**DONE)
     value["traffic"] = {"payload_sent": 7, "unheard": 1}
     line = from_json(json.dumps(value))

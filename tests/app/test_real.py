@@ -210,7 +210,7 @@ def test_ctrl_c_ends_the_demo_and_its_children(tmp_path: Path) -> None:
     [
         (["embed.py", "2"], "round 2: loss"),
         (["simulate_latency.py"], "100 ms"),
-        (["-m", "p2pfusion", "check", "my_task.py"], "sliced axes: 0.out 16, 4.out 32 and 8.out 64"),
+        (["-m", "p2pfusion", "check", "my_task.py"], "sliced axes: 0.out 16 in 4 groups, 4.out 32 and 8.out 64"),
     ],
 )
 def test_the_examples_run(line: list[str], words: str) -> None:

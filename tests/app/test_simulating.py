@@ -262,7 +262,9 @@ def test_without_matplotlib_everything_else_is_written(
 
 def test_the_options_reach_the_orders(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = fake_work(monkeypatch)
-    assert main(["simulate", "latency", "--slice", "25%", "--bandwidth", "1MB/s", "-q"]) == 0
+    line = "simulate latency --slice 25% --bandwidth 1MB/s --common 12.5% --outer-momentum 60% -q"
+    assert main(line.split()) == 0
+    assert (seen[0].common, seen[0].momentum) == (0.125, 0.6)
     scenario = seen[0].scenario
     assert (scenario.nodes, scenario.rounds, scenario.rate) == (16, 50, 0.25)
     assert (scenario.link.latency_s, scenario.link.loss, scenario.link.bandwidth_bytes_per_s) == (0.02, 0.05, 1e6)
@@ -287,10 +289,12 @@ def test_a_scenario_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_the_command_in_the_readme_asks_for_the_same_runs() -> None:
     options = SimulateOptions(
         name="churn", nodes=(4, 8), half_life=(0.5, 30.0, math.inf), rate=(0.25,), task=("light",), loss=(0.0, 0.05),
-        bandwidth=(1e6,), slow=(2.0,), seed=(3,), seeds=2, engine="ray", out=Path("a folder"),
+        bandwidth=(1e6,), common=(0.25, 0.5), momentum=(0.0, 0.6), slow=(2.0,), seed=(3,), seeds=2, engine="ray",
+        out=Path("a folder"),
     )  # fmt: skip
     words = (
-        "p2pfusion simulate churn --nodes 4,8 --slice 25% --task light --loss 0%,5% --bandwidth 1MB/s "
+        "p2pfusion simulate churn --nodes 4,8 --slice 25% --task light --common 25%,50% --outer-momentum 0%,60% "
+        "--loss 0%,5% --bandwidth 1MB/s "
         "--half-life 500ms,30s,inf --slow 2 --seed 3 --seeds 2 --engine ray --out 'a folder'"
     )
     assert command_of(options) == words
@@ -315,7 +319,9 @@ def test_real_training_takes_the_time_the_scenario_says() -> None:
         ("simulate latency --nodes 4,4", 2, "a value is given twice in 4, 4"),
         ("simulate latency --loss 0%,1%,2% --seeds 10000", 2, "10000 at most"),
         ("simulate latency --nodes 3 --algorithm magic --rounds 1", 2, "msfusion"),
-        ("simulate scale --algorithm magic", 2, "unknown algorithm 'magic': choose one of msfusion"),
+        ("simulate latency --algorithm ring", 2, "p2pfusion.lab.rounds only"),
+        ("simulate scale --common 50%", 2, "--common goes with real training only"),
+        ("simulate scale --algorithm magic", 2, "unknown algorithm 'magic': choose one of nested, "),
         ("simulate latency --task light --algorithm full", 2, "--algorithm goes with real training only"),
         ("simulate latency --nodes 3 --task magic --rounds 1", 3, "no task is named 'magic'"),
         ("simulate replay", 2, "replay needs a trace"),

@@ -33,12 +33,13 @@ def test_a_scenario_is_an_order_as_it_stands(name: str) -> None:
 
 def test_plain_values_reach_their_fields() -> None:
     order = order_of(Scenario())
-    order = turned(order, nodes=5, rounds=7, rate=0.25, algorithm="full", seed=9)
+    order = turned(order, nodes=5, rounds=7, rate=0.25, algorithm="full", common=0.5, momentum=0.6, seed=9)
     order = turned(order, loss=0.1, latency=0.3, bandwidth=1e6)
     made = order.scenario
     assert (made.nodes, made.rounds, made.rate) == (5, 7, 0.25)
     assert (made.link.loss, made.link.latency_s, made.link.bandwidth_bytes_per_s) == (0.1, 0.3, 1e6)
     assert (order.algorithm, order.seed, made.run.seed) == ("full", 9, 9)
+    assert (order.common, order.momentum) == (0.5, 0.6)
 
 
 def test_the_light_task_is_the_scenarios_synthetic_learner() -> None:
@@ -77,8 +78,13 @@ def test_a_partition_keeps_its_place_in_the_run() -> None:
 
 
 def test_an_algorithm_is_one_there_is_and_trains() -> None:
-    with pytest.raises(UsageError, match="unknown algorithm 'magic': choose one of msfusion"):
+    with pytest.raises(UsageError, match="unknown algorithm 'magic': choose one of nested, "):
         turned(order_of(Scenario()), algorithm="magic")
+    with pytest.raises(UsageError, match=r"'ring' keeps a model on every node.*p2pfusion\.lab\.rounds"):
+        turned(order_of(Scenario()), algorithm="ring")
+    for knob, value in (("common", 0.5), ("momentum", 0.5)):
+        with pytest.raises(UsageError, match="goes with real training only"):
+            turned(order_of(Scenario()), task="light", **{knob: value})
     with pytest.raises(UsageError, match="--algorithm goes with real training only"):
         turned(order_of(Scenario()), task="light", algorithm="full")
 

@@ -464,7 +464,7 @@ def test_the_lesser_of_two_runs_is_refused_with_the_difference(case, is_refused)
             one.gossiping._spawn(other.address, ())
         assert [str(refusal) for refusal in one.refusals] == is_refused * [
             "the swarm 'p2pfusion' runs something else: setting horizon: swarm has 3, you have 8. "
-            "Use the same task, seed and settings as the others, or choose another --swarm NAME"
+            "Use the others' task, algorithm, common width, seed and settings, or choose another --swarm NAME"
         ]
         assert one.warnings() == []
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from p2pfusion.algorithms.base import RoundContext, RoundReport, Vector
+from p2pfusion.algorithms.base import Evaluation, RoundContext, RoundReport, Vector
 from p2pfusion.config import CadenceConfig, NodeConfig, RunConfig
 from p2pfusion.core.fold import model_sha256
 from p2pfusion.errors import PortError, Refused, StoreError, TaskError, TooFewPeers, TrainingError, UsageError
@@ -41,6 +41,7 @@ class Lan:
         *,
         store: Store | None = None,
         starts: int = 1,
+        rate: float = 0.5,
         **config: Any,
     ) -> Node:
         """`starts`: a device that starts again has other luck."""
@@ -52,7 +53,7 @@ class Lan:
             compute=SimCompute(),
             store=store or MemoryStore(),
             rng=random.Random(index + 1000 * (starts - 1)),
-            rate=0.5,
+            rate=rate,
         )
 
 
@@ -530,9 +531,9 @@ def test_a_node_named_by_the_user_is_found_without_discovery():
 @pytest.mark.parametrize(("config", "accuracy"), [({"until_rounds": 2}, 0.5), ({"timeout_s": 3.0}, 0.5)])
 def test_the_final_model_is_measured_in_the_end(config, accuracy):
     class Judged(LightLearner):
-        def evaluate(self, model: Vector) -> float | None:
+        def evaluate(self, model: Vector) -> Evaluation | None:
             assert model.tobytes() == node.model().tobytes()
-            return accuracy
+            return Evaluation.of({"25%": 0.25, "50%": accuracy, "100%": accuracy})
 
     async def main(lan: Lan) -> None:
         nonlocal node
@@ -541,6 +542,7 @@ def test_the_final_model_is_measured_in_the_end(config, accuracy):
         assert {report.accuracy for report in reports(events)} == {None}
         assert node.done is not None
         assert node.done.accuracy == accuracy
+        assert (node.done.served, node.done.widths) == ("50%", {"25%": 0.25, "50%": accuracy, "100%": accuracy})
 
     node: Node
     on_lan(main)
@@ -567,9 +569,9 @@ def test_the_first_to_reach_the_accuracy_ends_the_run_for_all():
 
         asked = 0
 
-        def evaluate(self, model: Vector) -> float | None:
+        def evaluate(self, model: Vector) -> Evaluation | None:
             self.asked += 1
-            return min(1.0, self.asked / 10)
+            return Evaluation.of({"half": min(1.0, self.asked / 20), "whole": min(1.0, self.asked / 10)})
 
     async def main(lan: Lan) -> None:
         one = lan.node(1, Judged(1, blueprint=BLUEPRINT), min_peers=2, until_accuracy=0.5)
@@ -582,6 +584,10 @@ def test_the_first_to_reach_the_accuracy_ends_the_run_for_all():
         assert one.done.model_sha256 == other.done.model_sha256
         assert one.done.accuracy is not None
         assert one.done.accuracy >= 0.5
+        told = [event for event in one.state.events._events if isinstance(event, RoundReport)]
+        assert told[0].widths == {}
+        assert told[-1].widths["whole"] == told[-1].accuracy == 2 * told[-1].widths["half"]
+        assert (other.done.served, other.done.widths) == (None, {})
 
     on_lan(main)
 
@@ -639,7 +645,7 @@ def test_a_reply_that_is_no_protocol_harms_nobody():
 
 def test_a_validation_that_fails_in_the_end_fails_the_node():
     class Bad(LightLearner):
-        def evaluate(self, model: Vector) -> float | None:
+        def evaluate(self, model: Vector) -> Evaluation | None:
             raise TrainingError("validation: there is no data")
 
     async def main(lan: Lan) -> None:

@@ -15,6 +15,7 @@ from p2pfusion.algorithms.base import Vector
 from p2pfusion.config import NodeConfig, RunConfig
 from p2pfusion.node import resuming
 from p2pfusion.node.authoring import Mine
+from p2pfusion.node.contents import PART, Listed, unpack
 from p2pfusion.node.decoding import values_of
 from p2pfusion.node.resuming import Examined, Unfit, capture, examined, resume
 from p2pfusion.seams import Checkpoint
@@ -274,12 +275,21 @@ def spoilt(checkpoint: Checkpoint, name: str, change: Callable[[bytearray], obje
     return replace(checkpoint, parts={**checkpoint.parts, name: np.frombuffer(bytes(data), np.uint8)})
 
 
+def test_a_checkpoint_says_what_the_model_holds_and_one_that_does_not_is_as_good():
+    async def main() -> None:
+        good = await some_checkpoint()
+        assert unpack(good.parts[PART]) == Listed()
+        found_in(replace(good, parts={name: part for name, part in good.parts.items() if name != PART}))
+
+    run(main)
+
+
 def test_a_checkpoint_that_is_not_what_it_says_is_unfit():
     async def main() -> None:
         good = await some_checkpoint()
         found_in(good)
         first = next(iter(good.model))
-        needed = [name for name in good.parts if name != "residual" and not name.startswith("mine.")]
+        needed = [name for name in good.parts if name not in ("residual", PART) and not name.startswith("mine.")]
         bad = [
             replace(good, round=4),
             replace(good, weight=good.weight + 1),

@@ -56,7 +56,7 @@ def final_loss(blueprint: Blueprint, model: Vector, part: Prepared) -> float:
 
 def real(scenario: Scenario, parts: Sequence[Prepared]) -> Learner:
     def learner(index: int) -> Sliced:
-        made = algorithm("msfusion", parts[index], seed=index)
+        made = algorithm("double_shift", parts[index], seed=index)
         made.step_cost_s = (scenario.round_cost_s or 0.0) / parts[index].steps_per_round
         return made
 

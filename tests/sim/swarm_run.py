@@ -50,7 +50,7 @@ def digits(nodes: int) -> Learner:
 
     torch.set_num_threads(1)
     task = digits_task()
-    return lambda index: algorithm("msfusion", prepare(task, 0, (index, nodes)), seed=index)
+    return lambda index: algorithm("double_shift", prepare(task, 0, (index, nodes)), seed=index)
 
 
 def main(kind: str, nodes: int, rounds: int, seed: int) -> None:

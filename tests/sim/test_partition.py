@@ -73,7 +73,7 @@ class Models:
 
 
 def learner(prepared: Prepared, index: int) -> Sliced:
-    made = algorithm("msfusion", prepared, seed=index)
+    made = algorithm("double_shift", prepared, seed=index)
     assert SCENARIO.round_cost_s is not None
     made.step_cost_s = SCENARIO.round_cost_s / prepared.steps_per_round
     return made

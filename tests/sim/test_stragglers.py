@@ -188,7 +188,7 @@ def test_criterion_with_real_digits():
     parts = [prepare(digits_task(), 0, (index, NODES)) for index in range(NODES)]
 
     def learner(index: int) -> Algorithm:
-        return algorithm("msfusion", parts[index], seed=index)
+        return algorithm("double_shift", parts[index], seed=index)
 
     link, watch = LinkModel(latency_s=0.002), Weights()
     calm = simulate(Scenario(nodes=NODES, rounds=6, link=link), learner, 1)
