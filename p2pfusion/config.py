@@ -68,10 +68,10 @@ LIMIT_BYTES_PER_S_MIN = 65536.0
 """Nobody waits for a segment that comes slower."""
 CODEC_NAMES = ("auto", "fp32", "bf16", "int8", "int4", "topk", "stc")
 """What may be asked for; all but `auto` are names on the wire (`wire.compression`)."""
-ALGORITHM_DEFAULT = "msfusion"
-"""How slices are chosen where nobody says; a name of `algorithms.presets`, here because `--help` does without torch."""
-COMMON_RATE_DEFAULT = 0.25
-"""The width that every device of a run can train, where nobody says otherwise: the slice of a weak device."""
+ALGORITHM_DEFAULT = "auto"
+"""How slices are chosen where nobody says: as `algorithms.presets.fitting` has it for the task."""
+COMMON_RATE_DEFAULT = 0.5
+"""The width that every device of a run can train, where nobody says otherwise: the default slice."""
 EVENTS_MAX = 1024
 """Events waiting for a slow consumer; the oldest are dropped and counted."""
 

@@ -85,4 +85,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.report:
         write(read(RESULTS))
     return 0
-

@@ -39,6 +39,17 @@ class Product:
     networks: Mapping[str, SubModel] = field(default_factory=dict)
     origin: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def fallback(self) -> str | None:
+        """Which to take when none was measured: of several widths the narrowest, which alone everybody trains; of
+        networks side by side all of them; None: the whole model.
+        """
+        if not self.networks:
+            return None
+        names = list(self.networks)
+        narrowest, widest = self.networks[names[0]], self.networks[names[-1]]
+        return names[0] if narrowest.blocks == widest.blocks else names[-1]
+
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:

@@ -18,7 +18,7 @@ from p2pfusion.core.blueprint import Blueprint
 from p2pfusion.core.contrastive import Contrastive
 from p2pfusion.core.ensemble import ensemble, rotating
 from p2pfusion.core.genesis import genesis
-from p2pfusion.core.nested import Nested, prefix
+from p2pfusion.core.nested import Nested, prefix, widest
 from p2pfusion.core.projection import PROJECTION, with_projection
 from p2pfusion.core.submodel import Vector
 from p2pfusion.core.task import Prepared
@@ -28,6 +28,9 @@ MEMBERS = 2
 """Networks of an ensemble: more would see each device less often and learn slower (docs/schemes.md)."""
 DISTILL = 1.0
 """Weight of what the narrowest width teaches the wider ones."""
+
+AUTO = "auto"
+"""The name of the choice that `fitting` makes."""
 
 Reach = Literal["all", "ring", "none"]
 """With whom a node averages: with everybody, so that there is one model; with its neighbours; with nobody."""
@@ -91,7 +94,7 @@ def _projected(blueprint: Blueprint, terms: Terms) -> Blueprint:
 def _nested(blueprint: Blueprint, terms: Terms) -> Way:
     rates = ladder(terms.common_rate)
     widths = {width_name(rate): prefix(blueprint, rate) for rate in rates}
-    return Way(scheme=schemes.static(), objective=Nested(rates, DISTILL), widths=widths)
+    return Way(scheme=widest(rates), objective=Nested(rates, DISTILL), widths=widths)
 
 
 def _small(blueprint: Blueprint, terms: Terms) -> Blueprint:
@@ -139,14 +142,29 @@ PRESETS: Mapping[str, Preset] = {
 
 def algorithm(name: str, prepared: Prepared, *, seed: int = 0, terms: Terms | None = None) -> Sliced:
     """The algorithm of that name as a node of a swarm runs it. Raises what `live` raises, and `TaskError`."""
-    terms = terms or Terms()
+    terms, name = terms or Terms(), fitting(prepared) if name == AUTO else name
     origin = {"algorithm": name, "common_rate": f"{terms.common_rate:g}", "outer_momentum": f"{terms.outer_momentum:g}"}
     return made(live(name), prepared, terms, seed, origin)
 
 
+def fitting(prepared: Prepared) -> str:
+    """What `auto` is for this task: `members`; `nested` where the network has weights that must be kept; `full` where
+    nothing of it can be made narrower.
+    """
+    if not prepared.blueprint.axes:
+        return "full"
+    return "nested" if prepared.is_given else "members"
+
+
+def check_live(name: str) -> None:
+    """Raise `UsageError` for what no swarm can run, before anything is prepared."""
+    if name != AUTO:
+        live(name)
+
+
 def live(name: str) -> Preset:
     """The preset of that name, for a swarm. Raises `UsageError` naming those there are."""
-    known = ", ".join(name for name, preset in PRESETS.items() if preset.reach == "all")
+    known = ", ".join([AUTO, *(name for name, preset in PRESETS.items() if preset.reach == "all")])
     if name not in PRESETS:
         raise UsageError(f"unknown algorithm {name!r}: choose one of {known}")
     if PRESETS[name].reach != "all":

@@ -10,6 +10,8 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from p2pfusion.algorithms.base import WHOLE, Evaluation, Product, RoundContext, Vector
 from p2pfusion.core.blueprint import Blueprint
 from p2pfusion.core.objectives import Objective, Plain
@@ -65,8 +67,8 @@ class Sliced:
         self.step_cost_s = step_cost_s
         self._rng = random.Random(seed)
         self._batches = prepared.train.batches(self._rng)
-        self._head: Vector | None = None
-        """The whole model as I last trained from it, for the outer momentum."""
+        self._last: tuple[int, Vector] | None = None
+        """The round I last trained, and the whole model then: for the outer momentum."""
 
     @property
     def scheme(self) -> Scheme:
@@ -81,33 +83,36 @@ class Sliced:
         return self.prepared.genesis
 
     async def round(self, ctx: RoundContext) -> None:
-        sub_model = self.scheme(self.blueprint, ctx.seat, ctx.rng)
-        before, momentum = await self._start(ctx, sub_model)
+        blueprint, sub_model = self.blueprint, self.scheme(self.blueprint, ctx.seat, ctx.rng)
+        share, last = self._momentum(ctx.round)
+        held = blueprint.whole() if self.way.outer_momentum else sub_model
+        head = await ctx.extract(held)
         steps, lr_factor = ctx.steps(self.prepared.steps_per_round), self.prepared.lr_factor(ctx.round)
         recipe = replace(self.prepared.recipe, steps=steps, lr_factor=lr_factor, objective=self.way.objective)
         seed = self._rng.getrandbits(32)
 
-        def work() -> Trained:
-            batches = self._batches
-            stop = ctx.should_stop
-            return train_members(self.blueprint, sub_model, before, batches, recipe, seed=seed, should_stop=stop)
+        def work() -> tuple[Trained, Vector]:
+            before = head if held == sub_model else extract(blueprint, head, sub_model)
+            batches, stop = self._batches, ctx.should_stop
+            trained = train_members(blueprint, sub_model, before, batches, recipe, seed=seed, should_stop=stop)
+            delta = trained.after - before
+            if last is not None:
+                delta += np.float32(share) * (before - extract(blueprint, last, sub_model))
+            return trained, delta
 
-        trained = await ctx.compute(work, self.step_cost_s * sub_model.share(self.blueprint) * recipe.steps)
-        delta = trained.after - before
-        if momentum is not None:
-            delta += momentum
+        trained, delta = await ctx.compute(work, self.step_cost_s * sub_model.share(blueprint) * recipe.steps)
+        if self.way.outer_momentum:
+            self._last = ctx.round, head
         await ctx.contribute(sub_model, delta, trained.samples, trained.loss)
 
-    async def _start(self, ctx: RoundContext, sub_model: SubModel) -> tuple[Vector, Vector | None]:
-        """The slice to train from, and what of the last round's movement my contribution repeats."""
-        if not self.way.outer_momentum:
-            return await ctx.extract(sub_model), None
-        head = await ctx.extract(self.blueprint.whole())
-        before, moved = extract(self.blueprint, head, sub_model), None
-        if self._head is not None:
-            moved = self.way.outer_momentum * (before - extract(self.blueprint, self._head, sub_model))
-        self._head = head
-        return before, moved
+    def _momentum(self, round_index: int) -> tuple[float, Vector | None]:
+        """What share of the model's movement since some model my contribution repeats: one round's part of it.
+
+        Who missed rounds saw several rounds' movement; who has just come, none.
+        """
+        if self._last is None or round_index <= self._last[0]:
+            return 0.0, None
+        return self.way.outer_momentum / (round_index - self._last[0]), self._last[1]
 
     def evaluate(self, model: Vector) -> Evaluation | None:
         scores = self.scores(model)

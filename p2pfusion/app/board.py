@@ -33,6 +33,7 @@ class Row:
     loss: float | None = None
     share: float = 1.0
     slice: Mapping[str, SliceAxis] = field(default_factory=dict)
+    blocks: SliceAxis | None = None
     heard: int = 0
     missing: int = 0
     bytes_sent: int = 0
@@ -103,7 +104,7 @@ class Board:
     def _feed_round(self, source: str, line: RoundLine) -> None:
         row = self._mine(source)
         row.state, row.round, row.share, row.slice = "training", line.round, line.share, line.slice
-        row.heard, row.missing = line.heard, line.missing
+        row.blocks, row.heard, row.missing = line.blocks, line.heard, line.missing
         # Of this round alone; the last line of a run has the totals.
         row.bytes_sent += line.bytes_sent
         row.bytes_received += line.bytes_received
@@ -131,11 +132,14 @@ class Board:
             self.accuracies.append(accuracy)
 
 
-def slice_cells(axes: Mapping[str, SliceAxis], cells: int = BAR_CELLS) -> list[bool]:
+def slice_cells(axes: Mapping[str, SliceAxis], blocks: SliceAxis | None = None, cells: int = BAR_CELLS) -> list[bool]:
     """Which of `cells` equal parts of the model's width are trained, on average over the sliced axes (half counts).
 
-    An axis that is not listed is whole, so no axes at all means the whole model.
+    An axis that is not listed is whole, so no axes at all means the whole model. Where `blocks` are missing, the parts
+    are those of the model's blocks, and each is as full as its blocks are held.
     """
+    if blocks is not None:
+        return slice_cells({"blocks": blocks}, cells=cells)
     if not axes:
         return [True] * cells
     covered = [0.0] * cells

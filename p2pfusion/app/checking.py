@@ -18,13 +18,14 @@ from p2pfusion.algorithms.presets import PRESETS, Terms, algorithm
 from p2pfusion.app.costs import RateCost, Trial, costs
 from p2pfusion.app.output import object_text
 from p2pfusion.app.tasks import find_task
-from p2pfusion.app.words import count, data_size, enumeration, percent
+from p2pfusion.app.words import count, data_size, enumeration, percent, trained
 from p2pfusion.config import ALGORITHM_DEFAULT, COMMON_RATE_DEFAULT, NodeConfig
+from p2pfusion.core.footprint import Load
 from p2pfusion.core.objectives import Objective, Plain
-from p2pfusion.core.schemes import Seat
 from p2pfusion.core.submodel import SubModel, extract
 from p2pfusion.core.task import Prepared, prepare
 from p2pfusion.core.training import train_members
+from p2pfusion.net.settling import load_at, slice_at
 from p2pfusion.swarm.thrift import SPARSE_BYTES, Thrift
 from p2pfusion.wire.compression import CODECS
 
@@ -57,8 +58,8 @@ class CheckOptions:
 class Checked:
     """What was found. Sizes are full widths; `bytes_per_round` is what one node's contribution weighs on the wire.
 
-    `run_parameters`: of the run's model, which the algorithm may make of the task's; slices, shares and the fingerprint
-    are that one's.
+    `run_parameters`: of the run's model, which the algorithm may make of the task's; slice, share and fingerprint are
+    that one's. `rates` compare with the task's own model. `load`: what training the slice takes.
 
     `bytes_by_codec` is the same with each codec, measured on what a few training steps changed; the sparse ones send
     `density` of the values. `codec` is the one that would be used. `units`: how many indices of an axis stay together.
@@ -88,6 +89,7 @@ class Checked:
     findings: list[str]
     algorithm: str
     run_parameters: int
+    load: Load
 
 
 def run_check(options: CheckOptions) -> int:
@@ -109,8 +111,7 @@ def examine(options: CheckOptions) -> Checked:
     terms = Terms(common_rate=options.common, outer_momentum=options.momentum)
     made = algorithm(options.algorithm, own, terms=terms)
     prepared, scheme, blueprint = made.prepared, made.scheme, made.blueprint
-    seat = Seat(rank=0, peers=1, round=0, rates=(options.rate,))
-    sub_model = scheme(blueprint, seat, random.Random(options.seed))
+    sub_model = slice_at(made, options.rate, options.seed)
     size = sub_model.size(blueprint)
     validation = prepared.validation
     config = NodeConfig(codec=options.codec, codec_density=options.density)
@@ -137,10 +138,11 @@ def examine(options: CheckOptions) -> Checked:
         bytes_by_codec=sizes,
         units={axis.name: axis.unit for axis in own.blueprint.axes},
         block_names=list(own.blueprint.blocks),
-        rates=costs(trial, scheme, options.seed, choice.codec),
+        rates=costs(trial, own, scheme, options.seed, choice.codec),
         findings=list(own.blueprint.findings),
-        algorithm=options.algorithm,
+        algorithm=made.product.origin["algorithm"],
         run_parameters=blueprint.size,
+        load=load_at(made, options.rate, options.seed),
     )
 
 
@@ -160,14 +162,15 @@ def step_s(prepared: Prepared, sub_model: SubModel, objective: Objective) -> flo
 def words_of(checked: Checked) -> list[str]:
     """The same for a person."""
     code = checked.fingerprint[:8].upper()
-    slice_words = f"{count(checked.slice_parameters)} parameters, {percent(checked.share)} of the run's model"
+    what = f"{checked.rate:.0%} of every axis: {count(checked.slice_parameters)} parameters"
+    slice_words = what if checked.load.is_sliced else trained(checked.load)
     return [
         f" model  {count(checked.parameters)} parameters in {checked.blocks} blocks; sliced axes: {_axes(checked)}",
         *(f" note   {finding}" for finding in checked.findings),
         f" data   train {_samples(checked.train_samples)}, validation {_samples(checked.validation_samples)}, "
         f"{checked.steps_per_round} steps per round",
         f" run    {checked.algorithm}: {PRESETS[checked.algorithm].text}; {count(checked.run_parameters)} parameters",
-        f" slice  {checked.rate:.0%} of every axis: {slice_words}; "
+        f" slice  {slice_words}, {percent(checked.share)} of the run's model; "
         f"{checked.slice_step_s * 1000:.1f} ms per step here, the full model {checked.full_step_s * 1000:.1f} ms",
         *(f" rate   {_rate_words(cost)}" for cost in checked.rates),
         f" wire   {data_size(checked.bytes_per_round)} per node and round with {_codec_words(checked, checked.codec)}",
@@ -191,8 +194,9 @@ def _axes(checked: Checked) -> str:
 
 def _rate_words(cost: RateCost) -> str:
     name = f"1/{round(1 / cost.rate)}" if cost.rate < 1 else "1"
-    work = f"{percent(cost.flops_share)} of the FLOPs ({data_size(cost.flops).replace('B', 'FLOP')} a sample)"
-    return f"{name:<3} {percent(cost.share)} of the parameters, {work}, {data_size(cost.bytes_per_round)} a round"
+    work = f"{percent(cost.flops_share)} of its FLOPs ({data_size(cost.flops).replace('B', 'FLOP')} a sample)"
+    share = f"{percent(cost.share)} of the full model's parameters"
+    return f"{name:<3} {share}, {work}, {data_size(cost.bytes_per_round)} a round"
 
 
 def _all_codecs(checked: Checked) -> str:

@@ -11,12 +11,12 @@ import asyncio
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from p2pfusion.app.interrupts import Interrupts
 from p2pfusion.app.live import View
-from p2pfusion.app.output import LINE_BYTES_MAX, DoneLine, from_json
+from p2pfusion.app.output import LINE_BYTES_MAX, DoneLine, RoundLine, from_json
 from p2pfusion.errors import WireError
 
 TICK_S = 0.25
@@ -28,7 +28,7 @@ WORDS_BYTES_MAX = 8192
 
 @dataclass(slots=True)
 class Child:
-    """One process. `failed_first` marks the one whose end made us end the others."""
+    """One process. `failed_first` marks the one whose end made us end the others; `shares`: trained, round by round."""
 
     name: str
     state: Path
@@ -37,6 +37,7 @@ class Child:
     was_asked: bool = False
     failed_first: bool = False
     words: bytes = b""
+    shares: list[float] = field(default_factory=list)
 
     @property
     def status(self) -> int:
@@ -171,6 +172,8 @@ async def _read_lines(child: Child, view: View) -> None:
             continue
         if isinstance(line, DoneLine):
             child.done = line
+        elif isinstance(line, RoundLine):
+            child.shares.append(line.share)
         view.show(child.name, line)
 
 

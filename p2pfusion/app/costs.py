@@ -6,7 +6,6 @@ times as much per sample. Shares do not depend on the computer.
 
 from __future__ import annotations
 
-import copy
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,20 +14,22 @@ from typing import Any
 import torch
 from torch import nn
 
-from p2pfusion.core.objectives import Objective, Plain
+from p2pfusion.core.objectives import Objective
 from p2pfusion.core.schemes import Scheme, Seat
 from p2pfusion.core.submodel import SubModel, extract, tensor_sizes
 from p2pfusion.core.task import Prepared
 from p2pfusion.core.training import loaded, train_members
+from p2pfusion.net.choosing import RATES
+from p2pfusion.net.settling import experienced
 from p2pfusion.wire.compression import Coding, encode
-
-RATES = (1.0, 0.5, 0.25, 0.125)
-"""Of which `check` shows the costs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RateCost:
-    """A slice of this rate. `flops` of one sample's forward pass (a multiply-add counts two); shares of the whole."""
+    """A slice of this rate. `flops` of one sample's forward pass (a multiply-add counts two).
+
+    Shares are of the task's own model at its full width, whatever the algorithm makes of it.
+    """
 
     rate: float
     parameters: int
@@ -55,21 +56,22 @@ class Trial:
         blueprint = self.prepared.blueprint
         start = extract(blueprint, self.prepared.genesis, sub_model)
         batches = self.prepared.train.batches(random.Random(0))
-        objective = copy.deepcopy(self.objective)
+        objective = experienced(self.objective, self.prepared, sub_model, self.steps)
         recipe = replace(self.prepared.recipe, steps=self.steps, objective=objective)
-        if not isinstance(objective, Plain):
-            train_members(blueprint, sub_model, start, batches, recipe)
         delta = train_members(blueprint, sub_model, start, batches, recipe).after - start
         coding = Coding(density=self.density, tensors=tensor_sizes(blueprint, sub_model))
         return {name: sum(memoryview(part).nbytes for part in encode(name, delta, coding)) for name in codecs}
 
 
-def costs(trial: Trial, scheme: Scheme, seed: int, codec: str) -> list[RateCost]:
-    """One row per rate, of the slice that a node alone would take first. Raises `TrainingError`."""
+def costs(trial: Trial, own: Prepared, scheme: Scheme, seed: int, codec: str) -> list[RateCost]:
+    """One row per rate, of the slice that a node alone would take first; `own`: the task itself.
+
+    Raises `TrainingError`.
+    """
     found = []
     blueprint = trial.prepared.blueprint
-    whole = flops(trial.prepared, blueprint.whole())
-    for rate in RATES:
+    whole = flops(own, own.blueprint.whole())
+    for rate in reversed(RATES):
         seat = Seat(rank=0, peers=1, round=0, rates=(rate,))
         sub_model = scheme(blueprint, seat, random.Random(seed))
         used = flops(trial.prepared, sub_model)
@@ -77,7 +79,7 @@ def costs(trial: Trial, scheme: Scheme, seed: int, codec: str) -> list[RateCost]
             RateCost(
                 rate=rate,
                 parameters=sub_model.size(blueprint),
-                share=sub_model.share(blueprint),
+                share=sub_model.size(blueprint) / own.blueprint.size,
                 flops=used,
                 flops_share=used / whole if whole else 1.0,
                 bytes_per_round=trial.encoded(sub_model, (codec,))[codec],

@@ -69,9 +69,9 @@ def run_demo(options: DemoOptions) -> int:
             f"p2pfusion {__version__}: demo, {options.nodes} nodes on this computer learn digits; starting torch ..."
         )
         if options.algorithm != ALGORITHM_DEFAULT:
-            from p2pfusion.algorithms.presets import live  # brings torch, which the comparisons need anyway
+            from p2pfusion.algorithms.presets import check_live  # brings torch, which the comparisons need anyway
 
-            live(options.algorithm)
+            check_live(options.algorithm)
         return _run(options, view, folder)
     except KeyboardInterrupt:
         return HARD_EXIT_STATUS
@@ -95,7 +95,7 @@ def _run(options: DemoOptions, view: View, folder: Path) -> int:
     if line is not None:
         view.show("demo", line)
         if status == 0:
-            for words in report(line, options.rate):
+            for words in report(line, mean_share(children)):
                 view.note(words)
     return status
 
@@ -223,18 +223,25 @@ def _status_word(nodes: Sequence[DoneLine], status: int) -> Status:
     return next((node.status for node in nodes if node.status != "ok"), "failed")
 
 
-def report(line: DemoDoneLine, rate: float) -> list[str]:
-    """What a person reads at the end."""
+def mean_share(children: Sequence[Child]) -> float | None:
+    """Of the run's model, that a node trained in a round; None if nobody reported any."""
+    shares = [share for child in children for share in child.shares]
+    return sum(shares) / len(shares) if shares else None
+
+
+def report(line: DemoDoneLine, share: float | None) -> list[str]:
+    """What a person reads at the end; `share`: of the model, that a node trained."""
     from p2pfusion.app.words import clock, enumeration, percent, shares, split
 
     names = enumeration([node.name for node in line.nodes])
     traffic = f"sent {split(line.traffic, 'sent')}"
     part = f"its own 1/{len(line.nodes)} of the data"
-    widths = [f"           at width {line.served}, of {shares(line.widths)}"] if line.widths else []
+    trained = f"{percent(share)} of the model at a time"
+    widths = [f"           by width: {shares(line.widths)}"] if line.widths else []
     return [
         f"{names} hold the same model, bit for bit: {line.model_sha256}",
         f"{line.round} rounds in {clock(line.seconds)}, {traffic}. Accuracy on unseen images:",
-        f"  {percent(line.accuracy):>7}  this swarm: each node trained slices of {rate:.0%} on {part}",
+        f"  {percent(line.accuracy):>7}  this swarm: each node trained {trained}, on {part}",
         *widths,
         f"  {percent(line.alone_accuracy):>7}  one node alone: the full model on {part}",
         f"  {percent(line.small_accuracy):>7}  everybody training the small model, as wide as a slice",

@@ -24,7 +24,7 @@ from p2pfusion.store.folder import newest_checkpoint
 
 SUFFIX = ".safetensors"
 AUTO = "auto"
-"""The width that was best when it was measured last."""
+"""The width that was best when it was measured last; else the one that is surely trained (`Product.fallback`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,9 +119,10 @@ def export_model(folder: Path, file: Path, width: str = AUTO) -> Exported:
 
 
 def chosen(listed: Listed, width: str) -> str | None:
-    """Which network `--width` means; None: the whole model. Unmeasured, the widest. Raises `UsageError`."""
+    """Which network `--width` means; None: the whole model. Raises `UsageError`."""
     if width == AUTO:
-        return listed.served if listed.served in listed.networks else next(reversed(list(listed.networks)), None)
+        names = (listed.served, listed.fallback, *reversed(list(listed.networks)))
+        return next((name for name in names if name in listed.networks), None)
     if not listed.networks:
         if width == WHOLE:
             return None

@@ -29,6 +29,7 @@ from p2pfusion.store.keeping import FOREIGN_RUNS_KEPT
 if TYPE_CHECKING:
     from p2pfusion.app.live import View
     from p2pfusion.app.output import DoneLine
+    from p2pfusion.app.session import Session
     from p2pfusion.core.task import Prepared
     from p2pfusion.node import Node
 
@@ -95,10 +96,10 @@ def run_join(options: JoinOptions) -> int:
         mark("imports")
         import torch  # noqa: F401 - named apart in the moments: nothing else takes so long
 
-        from p2pfusion.algorithms.presets import live
+        from p2pfusion.algorithms.presets import check_live
 
         require(options.device)
-        live(options.algorithm)
+        check_live(options.algorithm)
         mark("task")
         prepared = _prepared(options)
         mark("node")
@@ -164,7 +165,7 @@ async def _join(options: JoinOptions, prepared: Prepared, view: View) -> DoneLin
     if (words := explained(settled)) is not None:
         view.note(words)
     session = Session(name, prepared.blueprint, view, _HINT)
-    telling = _measured(_telling(context, folder, goal, view), options.metrics, view)
+    telling = _measured(_telling(context, folder, goal, session), options.metrics, view)
     return await follow(telling, session, leave_on_eof=options.leave_on_eof)
 
 
@@ -185,16 +186,17 @@ async def _measured(context: AbstractAsyncContextManager[Node], port: int | None
 
 @asynccontextmanager
 async def _telling(
-    context: AbstractAsyncContextManager[Node], folder: Path, goal: Until, view: View
+    context: AbstractAsyncContextManager[Node], folder: Path, goal: Until, session: Session
 ) -> AsyncIterator[Node]:
     """The node, after one line on what it goes on from, if its folder was not empty."""
     from p2pfusion.store.folder import saved_runs, set_aside
 
     saved, before = saved_runs(folder), _names(folder)
     async with context as node:
+        session.blueprint = node.state.blueprint  # the run's, which the algorithm may make of the task's
         damaged = [name for name in set_aside(folder) if name.removesuffix(".damaged") in before]
         if (words := resumption(node.resumed_round, node.state.run_id, saved, goal, damaged)) is not None:
-            view.note(words)
+            session.view.note(words)
         yield node
 
 

@@ -150,7 +150,7 @@ def _round_words(board: Board, glyphs: Glyphs) -> str:
     if board.accuracies:
         words.append(f"accuracy {percent(board.accuracies[-1])}")
     words += [shares(board.widths)] if board.widths else []
-    words += [f"{row.name} {bar(slice_cells(row.slice), glyphs)}" for row in mine]
+    words += [f"{row.name} {bar(slice_cells(row.slice, row.blocks), glyphs)}" for row in mine]
     words.append(f"sent {data_size(sum(row.bytes_sent for row in mine))}")
     words.append(f"received {data_size(sum(row.bytes_received for row in mine))}")
     return f" {glyphs.dot} ".join(words)
@@ -233,7 +233,7 @@ def _own_cells(row: Row, glyphs: Glyphs) -> list[str]:
     if row.round == 0 and row.loss is None:
         return [""] * 7
     return [
-        bar(slice_cells(row.slice), glyphs),
+        bar(slice_cells(row.slice, row.blocks), glyphs),
         percent(row.share),
         str(row.round),
         "-" if row.loss is None else f"{row.loss:.3f}",

@@ -96,7 +96,7 @@ class Metrics(Collector):
             "ledger_bytes": ("Payloads of contributions in memory", state.ledger.held_bytes),
             "loop_lag_seconds": ("Longest stop of the event loop in the last 10 s", max(self._lags_s, default=0.0)),
             "loss": ("Mean loss of the last round", None if report is None else report.loss),
-            "accuracy": ("Accuracy measured last, 0 to 1", state.accuracy),
+            "accuracy": ("Accuracy measured last, 0 to 1", state.measured.accuracy),
         }
         for name, (words, value) in values.items():
             if value is not None:

@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
 from p2pfusion.algorithms.base import RoundReport, Traffic
@@ -27,7 +28,7 @@ Status = Literal["ok", "interrupted", "timeout", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class SliceAxis:
-    """What a node trains of one axis: half-open index ranges of `size` indices."""
+    """What a node trains of one axis, or of the blocks: half-open index ranges of `size` indices."""
 
     size: int
     kept: tuple[tuple[int, int], ...]
@@ -48,7 +49,8 @@ class RoundLine:
     """One round of one node. `loss` is None where nothing was trained, `accuracy` where it was not measured.
 
     `covered`: share of the model that somebody has trained since this node began; `seconds` by phase; `traffic` splits
-    the round's bytes by kind; `widths`: accuracies of all networks in the model, where it holds several.
+    the round's bytes by kind; `widths`: accuracies of all networks in the model, where it holds several. `blocks`:
+    which of the model's blocks, in its order; None, and absent from the object, where none is missing.
     """
 
     event: ClassVar[str] = "round"
@@ -67,6 +69,7 @@ class RoundLine:
     seconds: Mapping[str, float] = field(default_factory=dict)
     traffic: Traffic = field(default_factory=Traffic)
     widths: Mapping[str, float] = field(default_factory=dict)
+    blocks: SliceAxis | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +129,15 @@ def _slice_of(report: RoundReport, blueprint: Blueprint) -> dict[str, SliceAxis]
     return {name: SliceAxis(sizes[name], tuple(ranges)) for name, ranges in report.sub_model.kept}
 
 
+def _blocks_of(report: RoundReport, blueprint: Blueprint) -> SliceAxis | None:
+    held, blocks = frozenset(report.sub_model.blocks), blueprint.blocks
+    if len(held) == len(blocks):
+        return None
+    edges = [False, *(block in held for block in blocks), False]
+    turns = [place for place, (before, after) in enumerate(pairwise(edges)) if before != after]
+    return SliceAxis(len(blocks), tuple(zip(turns[::2], turns[1::2], strict=True)))
+
+
 def _round_line(report: RoundReport, blueprint: Blueprint) -> RoundLine:
     return RoundLine(
         round=report.round,
@@ -143,6 +155,7 @@ def _round_line(report: RoundReport, blueprint: Blueprint) -> RoundLine:
         seconds={name: round(taken_s, 3) for name, taken_s in report.seconds.items()},
         traffic=report.traffic,
         widths=dict(report.widths),
+        blocks=_blocks_of(report, blueprint),
     )
 
 
@@ -167,7 +180,10 @@ def object_text(event: str, value: Any) -> str:
 
 def to_dict(line: Line) -> dict[str, Any]:
     """The JSON object of a line."""
-    return {"v": VERSION, "event": line.event, **asdict(line)}
+    value = {"v": VERSION, "event": line.event, **asdict(line)}
+    if isinstance(line, RoundLine) and line.blocks is None:
+        del value["blocks"]
+    return value
 
 
 def to_json(line: Line, **more: str) -> str:
@@ -192,8 +208,10 @@ def _line_from(value: dict[str, Any]) -> Line:
     if "traffic" in known:
         known["traffic"] = Traffic(**{item.name: int(known["traffic"].get(item.name, 0)) for item in fields(Traffic)})
     if line is RoundLine:
-        known["slice"] = {
-            name: SliceAxis(int(axis["size"]), tuple((int(start), int(stop)) for start, stop in axis["kept"]))
-            for name, axis in known.get("slice", {}).items()
-        }
+        known["slice"] = {name: _axis_from(axis) for name, axis in known.get("slice", {}).items()}
+        known["blocks"] = _axis_from(known["blocks"]) if "blocks" in known else None
     return line(**known)
+
+
+def _axis_from(value: dict[str, Any]) -> SliceAxis:
+    return SliceAxis(int(value["size"]), tuple((int(start), int(stop)) for start, stop in value["kept"]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from p2pfusion.app.words import data_size
+from p2pfusion.app.words import data_size, trained
 
 if TYPE_CHECKING:
     from p2pfusion.net.choosing import Limit, Step
@@ -18,8 +18,9 @@ def explained(settled: Settled) -> str | None:
         return None if is_usual else f"trains on {settled.place}"
     taken, *others = settled.probed
     choice, steps = taken.choice, settled.steps
+    slices = "slices of " if choice.step.load.is_sliced else ""
     text = (
-        f"trains slices of {share(choice.rate)} on {settled.place}: a round of {steps} steps takes about "
+        f"trains {slices}{_part(choice.rate, choice.step)} on {settled.place}: a round of {steps} steps takes about "
         f"{seconds(steps * choice.step.seconds)} and {data_size(choice.step.needed_bytes)}"
     )
     parts = [text, *_why(taken, settled), *(_other(one, settled) for one in others)]
@@ -36,6 +37,11 @@ def seconds(duration_s: float) -> str:
     return f"{1000 * duration_s:.2g} ms" if duration_s < 0.0995 else f"{float(f'{duration_s:.2g}'):g} s"
 
 
+def _part(rate: float, step: Step) -> str:
+    """Which part of the model: a rate says nothing of what no axis cuts."""
+    return share(rate) if step.load.is_sliced else trained(step.load)
+
+
 def _why(taken: Probed, settled: Settled) -> list[str]:
     choice = taken.choice
     if choice.limit is None:
@@ -45,7 +51,7 @@ def _why(taken: Probed, settled: Settled) -> list[str]:
     if choice.larger is None:
         return []
     rate, step = choice.larger
-    return [f"{share(rate)} would take {_amount(choice.limit, step, settled)}, {_beyond(choice.limit, taken)}"]
+    return [f"{_part(rate, step)} would take {_amount(choice.limit, step, settled)}, {_beyond(choice.limit, taken)}"]
 
 
 def _amount(limit: Limit, step: Step, settled: Settled) -> str:
@@ -61,4 +67,4 @@ def _beyond(limit: Limit, taken: Probed) -> str:
 
 def _other(other: Probed, settled: Settled) -> str:
     time = seconds(settled.steps * other.choice.step.seconds)
-    return f"on {other.place} it would be {share(other.choice.rate)} and {time}"
+    return f"on {other.place} it would be {_part(other.choice.rate, other.choice.step)} and {time}"

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import torch
 
-from p2pfusion.core.task import Task, load_task_file
+from p2pfusion.core.task import Task
+from p2pfusion.core.task_file import load_task_file
 from p2pfusion.errors import TaskError
 from p2pfusion.zoo.tasks import FOLDER_TASKS, TASKS
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from p2pfusion.algorithms.base import Direction, Traffic
+    from p2pfusion.core.footprint import Load
     from p2pfusion.wire.routes import Kind
 
 
@@ -76,6 +77,12 @@ def split(traffic: Traffic, direction: Direction) -> str:
 def count(number: int) -> str:
     """Thousands apart: `1 797`."""
     return f"{number:,}".replace(",", " ")
+
+
+def trained(load: Load) -> str:
+    """What no axis cuts: `1 of 2 networks, 19 714 parameters`, or the parameters alone where there is one network."""
+    networks = f"{load.networks} of {load.networks_all} networks, " if load.networks_all > 1 else ""
+    return f"{networks}{count(load.parameters)} parameters"
 
 
 def clock(elapsed_s: float) -> str:

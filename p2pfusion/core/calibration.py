@@ -12,6 +12,8 @@ Sources: logit adjustment (Menon et al., arXiv 2007.07314, its loss with tau = 1
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 
 from p2pfusion.core.data import Data
@@ -20,16 +22,21 @@ from p2pfusion.errors import TaskError
 
 COUNTED_LABELS_MAX = 1 << 20
 """Labels that are counted: frequencies are known to a tenth of a percent long before."""
+COUNTED_BATCHES_MAX = 1_000
+"""Batches that are read of a stream, which may be slow or never end: 32,000 labels tell frequencies to half a percent.
+Samples are read on: they end, and may lie sorted by class."""
 
 
 def log_frequencies(data: Data, classes: int) -> torch.Tensor:
     """Logarithm of each class's share of the labels of one pass, float32 (classes,); one is added to every count.
 
+    Of a pass no more than `COUNTED_LABELS_MAX` labels are read, of a stream no more than `COUNTED_BATCHES_MAX` batches.
+
     Raises `TaskError` for labels that are not class numbers below `classes`.
     """
     counts = torch.ones(classes, dtype=torch.float64)
     counted = 0
-    for _, y in data.once():
+    for _, y in itertools.islice(data.once(), COUNTED_BATCHES_MAX if data.samples is None else None):
         labels = y.reshape(-1)
         if labels.is_floating_point() or (labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < classes):
             raise TaskError(f"calibrate: labels must be class numbers below {classes}; leave calibrate out")

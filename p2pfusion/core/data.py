@@ -113,15 +113,20 @@ class Samples:
         return Samples(self.fetch, mine, self.batch_size)
 
     def chosen(self, picked: Sequence[int] | npt.NDArray[np.int64]) -> Samples:
-        """Only these, by their place in `order`. Raises `TaskError` for none, or a place that there is not."""
+        """Only these, by their place in `order`. Raises `TaskError` for none, one twice, or one that there is not."""
         try:
-            places = [operator.index(place) for place in picked]
+            given = list(picked)
+            if any(_is_truth(place) for place in given):
+                raise TaskError("partition: a part must be sample numbers, not a mask; give np.flatnonzero(mask)")
+            places = [operator.index(place) for place in given]
         except TypeError as error:
             raise TaskError("partition: a part must be a list or array of sample numbers, each an integer") from error
         if not places:
             raise TaskError("partition: a part is empty; ask for fewer parts, or deal more evenly")
         if min(places) < 0 or max(places) >= len(self.order):
             raise TaskError(f"partition: sample numbers must be 0 to {len(self.order) - 1}")
+        if len(set(places)) < len(places):
+            raise TaskError("partition: a part has a sample number twice; give each once, as np.unique does")
         return replace(self, order=tuple(self.order[place] for place in places))
 
 
@@ -193,7 +198,10 @@ def as_data(source: Any, batch_size: int, name: str) -> Data:
 
 
 def part_of(data: Data, part: tuple[int, int], seed: int, deal: Deal | None = None) -> Data:
-    """Part `(i, n)` (i from 0) of the data: as `deal` says, else an even deal. Raises `TaskError`."""
+    """Part `(i, n)` (i from 0) of the data: as `deal` says, else an even deal. Raises `TaskError`.
+
+    Whether the parts of a `deal` overlap, or leave samples out, is the owner's affair and not checked.
+    """
     index, parts = part
     if deal is None:
         return data.part(index, parts, seed)
@@ -201,10 +209,13 @@ def part_of(data: Data, part: tuple[int, int], seed: int, deal: Deal | None = No
     if not isinstance(data, Samples):
         raise TaskError("partition: ready batches have no sample numbers; give arrays or a Dataset, or no partition")
     try:
-        picked = deal(parts, seed)[index]
+        dealt = deal(parts, seed)
+        given = len(dealt)
     except Exception as error:
         raise TaskError(f"partition({parts}, {seed}): {type(error).__name__}: {error}") from error
-    return data.chosen(picked)
+    if given != parts:
+        raise TaskError(f"partition({parts}, {seed}): returned {given} parts; return {parts}, one for every node")
+    return data.chosen(dealt[index])
 
 
 def as_batch(item: Any) -> Batch:
@@ -245,6 +256,11 @@ def _order(count: int, name: str) -> tuple[int, ...]:
 
 def _is_array(item: Any) -> bool:
     return isinstance(item, torch.Tensor | np.ndarray)
+
+
+def _is_truth(item: Any) -> bool:
+    """Python's, numpy's or torch's; all but numpy's would pass for the numbers 0 and 1."""
+    return isinstance(item, bool | np.bool_) or getattr(item, "dtype", None) == torch.bool
 
 
 def _as_tensor(item: Any, labels: bool = False) -> torch.Tensor:

@@ -48,8 +48,8 @@ def rotating(member_rate: float) -> Scheme:
 
     A member costs a device of rate r the share (member_rate / r)^2 of its arithmetic, for the work of a layer grows
     with inputs times outputs. Seats are shuffled by the round's number, the same for everybody, and begin at one member
-    after the other: among equal devices every member has equally many trainers to within one, and over rounds each meets
-    everybody. Others' rates are not asked for, since nobody declares them.
+    after the other: among equal devices every member has equally many trainers to within one, and over rounds each
+    meets everybody. Others' rates are not asked for, since nobody declares them.
     """
 
     def scheme(blueprint: Blueprint, seat: Seat, rng: random.Random) -> SubModel:

@@ -8,12 +8,16 @@ no device; torch is loaded when something is counted.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from p2pfusion.core.submodel import SubModel
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from p2pfusion.core.blueprint import Blueprint
     from p2pfusion.core.objectives import Job, Objective, StepLoss
     from p2pfusion.core.submodel import Vector
 
@@ -22,11 +26,41 @@ VECTORS_WHILE_TRAINING = 5
 """The slice of the head a training starts from, parameters, gradients, up to two moments: Adam keeps two, SGD one."""
 GRADIENTS_AT_ONCE = 2
 """Beside what is kept, the backward pass holds the gradients behind and before an operation; where the largest is."""
+VECTORS_AT_REST = 2
+"""Of networks that wait while another of the same sub-model trains: values before and after."""
 
 
-def training_bytes(parameters: int, batch_bytes: int) -> int:
-    """Bytes that a training of so many parameters holds at its fullest, with what one batch takes."""
-    return VECTORS_WHILE_TRAINING * FLOAT_BYTES * parameters + batch_bytes
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What is trained: scalars in all, and of the largest of the networks, which are trained one after the other.
+
+    `extra_vectors`: see `Objective`. `networks` of the `networks_all` in the model; `is_sliced`: by axes.
+    """
+
+    parameters: int
+    largest: int
+    extra_vectors: int = 0
+    networks: int = 1
+    networks_all: int = 1
+    is_sliced: bool = True
+
+    @property
+    def value_bytes(self) -> int:
+        """Of all vectors, at their fullest."""
+        vectors = VECTORS_WHILE_TRAINING + self.extra_vectors
+        return FLOAT_BYTES * (vectors * self.largest + VECTORS_AT_REST * (self.parameters - self.largest))
+
+
+def load_of(blueprint: Blueprint, sub_model: SubModel, extra_vectors: int = 0, *, is_sliced: bool = True) -> Load:
+    """Of training that sub-model."""
+    members, size = blueprint.members_in(sub_model), sub_model.size(blueprint)
+    largest = max((SubModel(one, sub_model.kept).size(blueprint) for one in members), default=size)
+    return Load(size, largest, extra_vectors, len(members) or 1, len(blueprint.members) or 1, is_sliced)
+
+
+def training_bytes(load: Load, batch_bytes: int) -> int:
+    """Bytes that such a training holds at its fullest, with what one batch takes."""
+    return load.value_bytes + batch_bytes
 
 
 class Kept:
@@ -37,7 +71,7 @@ class Kept:
 
     def __init__(self, objective: Objective) -> None:
         self._objective = objective
-        self.is_scaled = objective.is_scaled
+        self.is_scaled, self.extra_vectors = objective.is_scaled, objective.extra_vectors
         self.bytes = self.largest_bytes = 0
 
     @property

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from p2pfusion.core.blueprint import Blueprint, units_kept
 from p2pfusion.core.objectives import Job, StepLoss
 from p2pfusion.core.overlaps import Index, common
-from p2pfusion.core.schemes import rate_of
+from p2pfusion.core.schemes import Scheme, Seat
 from p2pfusion.core.submodel import SubModel, Vector
 
 Slices = Mapping[str, Index]
@@ -37,6 +37,7 @@ class Nested:
     """
 
     is_scaled = False
+    extra_vectors = 0
 
     def __init__(self, rates: Sequence[float], distill: float = 0.0) -> None:
         """`rates`: the widths of the run as shares of every axis, the first of which everybody can train.
@@ -73,10 +74,25 @@ class Nested:
         """Nothing to remember."""
 
     def _held(self, job: Job) -> list[float]:
-        """The widths within the sub-model, at least the narrowest of the run or, below that, the sub-model itself."""
+        """The widths of the run within the sub-model."""
         blueprint, sub_model = job.blueprint, job.sub_model
-        mine = [rate for rate in self._rates if _contains(blueprint, sub_model, prefix(blueprint, rate))]
-        return mine or [rate_of(blueprint, sub_model)]
+        held = [rate for rate in self._rates if _contains(blueprint, sub_model, prefix(blueprint, rate))]
+        if not held:
+            raise ValueError("the sub-model is narrower than the narrowest width of the run")
+        return held
+
+
+def widest(rates: Sequence[float]) -> Scheme:
+    """The widest of the run's widths (ascending) that a seat's rate allows, and the narrowest in any case.
+
+    What lies between two widths would be published without having been trained.
+    """
+
+    def scheme(blueprint: Blueprint, seat: Seat, rng: random.Random) -> SubModel:
+        mine = [rate for rate in rates if rate <= seat.rates[seat.rank] + 1e-9]
+        return prefix(blueprint, mine[-1] if mine else rates[0])
+
+    return scheme
 
 
 class _Width:

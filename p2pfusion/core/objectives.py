@@ -7,7 +7,7 @@ plain one; `nested` and `contrastive` hold others. It knows no scheme and no swa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -41,6 +41,8 @@ class Objective(Protocol):
 
     is_scaled: bool
     """Whether the network trains with Scalers (`Blueprint.build`)."""
+    extra_vectors: int
+    """Vectors as long as the sub-model that it holds while one trains, of earlier trainings; 0: it remembers none."""
 
     def begin(self, job: Job) -> StepLoss:
         """The loss of the steps that follow."""
@@ -55,6 +57,7 @@ class Plain:
     """The owner's loss and nothing else."""
 
     is_scaled = True
+    extra_vectors = 0
 
     def begin(self, job: Job) -> StepLoss:
         return lambda module, x, y: job.loss(module(x), y)
@@ -69,21 +72,6 @@ def cross_entropy(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         # The classes lie together in memory, as a language model's do: a row per place takes half the time (measured).
         output, target = output.movedim(1, -1).flatten(0, -2), target.flatten()
     return F.cross_entropy(output, target)
-
-
-def present_only(loss: Loss, labels: Collection[int]) -> Loss:
-    """The loss with the logits of all other labels set to 0, as if this device had no opinion of what it never sees.
-
-    For outputs (batch, classes, ...). Source: HeteroFL's masked cross-entropy, PAPERS.md 4.1: 0, not minus infinity.
-    """
-    kept = sorted(labels)
-
-    def masked(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        absent = torch.ones(output.shape[1], dtype=torch.bool, device=output.device)
-        absent[kept] = False
-        return loss(output.masked_fill(absent.view(-1, *[1] * (output.dim() - 2)), 0.0), target)
-
-    return masked
 
 
 def correct(output: torch.Tensor, target: torch.Tensor) -> int:

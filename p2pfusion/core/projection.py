@@ -62,6 +62,11 @@ class Projected(nn.Module):
         self._modules = {**inner._modules, PROJECTION: projection}
         self._inner = (inner,)  # in a tuple nn.Module does not see that it is a module, and makes it no child
 
+    @property
+    def inner(self) -> nn.Module:
+        """The module that it stands beside."""
+        return self._inner[0]
+
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """What the other one answers."""
         return self._inner[0](*inputs, **named)
@@ -97,7 +102,10 @@ def representation(module: nn.Module, output_layer: str, x: torch.Tensor) -> tup
 def _features(blueprint: Blueprint) -> Dim:
     """The dimension that the output layer reads."""
     if blueprint.output_layer is None:
-        raise TaskError("no projection: the blueprint does not name its output layer; give it output_layer")
+        raise TaskError(
+            "no projection: the network's output layer is not known; a Blueprint can name it, for an nn.Module "
+            "choose --algorithm double_shift, nested or members"
+        )
     if PROJECTION in blueprint.blocks:
         raise TaskError(f"no projection: the network has a block {PROJECTION!r} already; rename it")
     dims = {parameter.name: parameter.dims for parameter in blueprint.parameters}

@@ -7,6 +7,7 @@ not initialised. Knows plans and widths, not where they come from.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -77,6 +78,8 @@ class Replay(nn.Module):
         self.sizes: dict[int, int] = {}
         """Dimensions of the input that must have this size."""
         self._programs: dict[bool, tuple[list[_Compiled], dict[int, str], dict[int, str], Any]] = {}
+        self._freeze: Callable[[Replay], None] | None = None
+        """A function, since copies of the network share it and what it knows of the traced module."""
 
     def place(self, path: str, tensor: nn.Parameter | None, *, as_output: bool = False) -> None:
         """Register a parameter (or a missing bias) under its dotted path."""
@@ -90,6 +93,8 @@ class Replay(nn.Module):
 
     def add(self, mode: bool, recording: Recording, plan: list[Step], resolved: Resolved, output: str | None) -> None:
         """The steps for `training == mode`; `output` is the path of the output layer."""
+        if not mode:
+            self._freeze = lambda network: network.add(True, recording, plan, resolved, output)
         steps = _settled_steps(plan, resolved, output)
         steps = _scaled(self if mode else None, steps, recording, resolved)
         constants = {}
@@ -98,6 +103,11 @@ class Replay(nn.Module):
             self.register_buffer(constants[slot], tensor, persistent=False)
         kept = frozenset(ref.slot for ref in refs(recording.result)) | recording.parameters.keys() | constants.keys()
         self._programs[mode] = (_compiled(steps, kept), dict(recording.parameters), constants, recording.result)
+
+    def freeze(self) -> None:
+        """From now on training mode runs evaluation's steps, with Scalers: no dropout, nor other chance of training."""
+        assert self._freeze is not None
+        self._freeze(self)
 
     def forward(self, x: torch.Tensor) -> Any:
         """What the traced module returns for `x`. Raises `ValueError` for an input of a size that was not traced."""
@@ -190,12 +200,13 @@ def _scaled(network: Replay | None, steps: list[Step], recording: Recording, res
     early = _early(steps, readers)
     done: list[Step] = []
     made: dict[tuple[int, str], Ref] = {}
-    fresh = 1 + max(ref.slot for step in steps for ref in refs((step.args, dict(step.kwargs), step.out)))
+    used = (ref.slot for step in steps for ref in refs((step.args, dict(step.kwargs), step.out)))
+    fresh = itertools.count(1 + max(used))
 
     def scaled(ref: Ref, axis: str) -> Ref:
         key = (ref.slot, axis)
         if key not in made:
-            made[key] = Ref(fresh + len(network._modules))
+            made[key] = Ref(next(fresh))
             name = f"scaler{made[key].slot}"
             network.add_module(name, Scaler(resolved.rate(axis)))
             done.append(Step(_Path(name), "scaler", (ref,), {}, made[key], ""))

@@ -10,15 +10,10 @@ Knows no peers and no rounds.
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import sys
-import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, replace
-from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal
 
 import torch
@@ -143,7 +138,7 @@ def sgd(parameters: Iterable[nn.Parameter]) -> Optimizer:
 
 def prepare(task: Task, seed: int, part: tuple[int, int] | None = None) -> Prepared:
     """Describe the model, take part `(i, n)` (i from 0) of the data, and try one batch. Raises `TaskError`."""
-    with _seeded(seed):
+    with seeded(seed):
         train = as_data(task.train, task.batch_size, "train")
         x, y = _first(train, "train")
         model = task.model
@@ -169,72 +164,16 @@ def prepare(task: Task, seed: int, part: tuple[int, int] | None = None) -> Prepa
             is_given=task.init == "given",
         )
         prepared.lr_factor(0)
-        classes = _try(prepared, (x, y))
-        return replace(prepared, shift=log_frequencies(own, classes)) if task.calibrate else prepared
-
-
-def load_task_file(path: str | Path, seed: int = 0) -> Task:
-    """Run the owner's file and call its `task()`. Raises `TaskError` with file, line and fix."""
-    file = Path(path).resolve()
-    if not file.is_file():
-        raise TaskError(f"{path}: there is no such file; give a Python file with a function task()")
-    with _seeded(seed), _importable(file.parent):
-        module = _execute(file)
-        function = getattr(module, "task", None)
-        if not callable(function):
-            raise TaskError(f"{file.name}: there is no function task(); define one that returns p2pfusion.Task(...)")
-        made = _guarded(file, function)
-    if not isinstance(made, Task):
-        line = getattr(getattr(function, "__code__", None), "co_firstlineno", 1)
-        raise TaskError(f"{file.name}:{line}: task() returned {type(made).__name__}; let it return p2pfusion.Task(...)")
-    return made
-
-
-def _execute(file: Path) -> ModuleType:
-    name = f"p2pfusion_task_{file.stem}"
-    spec = importlib.util.spec_from_file_location(name, file)
-    if spec is None or spec.loader is None:
-        raise TaskError(f"{file.name}: is not a Python file; its name must end in .py")
-    module = importlib.util.module_from_spec(spec)
-    # Dataclasses and torch's own tools look a class's module up by name.
-    sys.modules[name] = module
-    loader = spec.loader
-    _guarded(file, lambda: loader.exec_module(module))
-    return module
-
-
-def _guarded(file: Path, call: Callable[[], Any]) -> Any:
-    """Run the owner's code; whatever it raises becomes a `TaskError` that names the owner's line."""
-    try:
-        return call()
-    except SyntaxError as error:
-        place = Path(error.filename).name if error.filename else file.name
-        raise TaskError(f"{place}:{error.lineno}: {error.msg}; fix the file's syntax") from error
-    except (Exception, SystemExit) as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == file]
-        where = f"{file.name}:{lines[-1]}" if lines else file.name
-        if isinstance(error, TaskError):
-            raise TaskError(f"{where}: {error}") from error
-        raise TaskError(f"{where}: {type(error).__name__}: {error}; the task must run by itself") from error
+        output = _try(prepared, (x, y))
+        return _calibrated(prepared, output, y) if task.calibrate else prepared
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """torch's global generator at this seed inside, as it was outside."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
-
-
-@contextmanager
-def _importable(folder: Path) -> Iterator[None]:
-    """The file's neighbours can be imported, as when Python runs it."""
-    sys.path.insert(0, str(folder))
-    try:
-        yield
-    finally:
-        sys.path.remove(str(folder))
 
 
 def _first(data: Data, name: str) -> Batch:
@@ -249,11 +188,23 @@ def _first(data: Data, name: str) -> Batch:
     return batch
 
 
-def _try(prepared: Prepared, batch: Batch) -> int:
-    """One forward and backward pass of the full model, so that a wrong shape is found now and named.
+def _calibrated(prepared: Prepared, output: torch.Tensor, y: torch.Tensor) -> Prepared:
+    """With the shift of the own labels; the loss is tried with it. `output` and `y` are of one batch."""
+    if output.shape[:1] + output.shape[2:] != y.shape or output.dim() < 2:
+        raise TaskError(
+            f"calibrate: an output {tuple(output.shape)} and labels {tuple(y.shape)} must be (batch, classes, ...) and "
+            f"(batch, ...); let the model give its classes in dimension 1, or leave calibrate out"
+        )
+    shifted = replace(prepared, shift=log_frequencies(prepared.train, output.shape[1]))
+    try:
+        shifted.recipe.loss(output.requires_grad_(), y).backward()  # type: ignore[no-untyped-call]
+    except Exception as error:
+        raise TaskError(f"calibrate: the loss of shifted logits failed: {type(error).__name__}: {error}") from error
+    return shifted
 
-    Returns how many classes the output has; 1 for one without that dimension.
-    """
+
+def _try(prepared: Prepared, batch: Batch) -> torch.Tensor:
+    """The output of one forward and backward pass of the full model, so that a wrong shape is found now and named."""
     module = loaded(prepared.blueprint, prepared.blueprint.whole(), prepared.genesis).train()
     trained = [tensor for tensor in module.parameters() if tensor.requires_grad]
     if not trained:
@@ -261,7 +212,7 @@ def _try(prepared: Prepared, batch: Batch) -> int:
     x, y = batch
     stage = "the model"
     try:
-        output = module(x)
+        output: torch.Tensor = module(x)
         stage = f"the loss of an output {tuple(output.shape)} and labels {tuple(y.shape)}"
         value = prepared.loss(output, y)
         value.backward()  # type: ignore[no-untyped-call]
@@ -275,7 +226,7 @@ def _try(prepared: Prepared, batch: Batch) -> int:
         raise TaskError(f"the loss of the first batch is {float(value.detach())}; check the data's scale")
     if prepared.validation is not None:
         _try_validation(module, prepared.validation)
-    return output.shape[1] if output.dim() > 1 else 1
+    return output.detach()
 
 
 def _try_validation(module: nn.Module, validation: Data) -> None:

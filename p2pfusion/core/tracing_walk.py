@@ -167,9 +167,9 @@ class Walk:
             call.put(place, name, Scaled(ref, part))
 
     def produces(self, weight: Any, place: int) -> None:
-        """A layer makes its outputs by this dimension of a weight: where the class gets its name."""
+        """A layer makes its outputs by this dimension of a weight, of extent > 1: where the class gets its name."""
         name = self.parameter(weight)
-        if name is not None:
+        if name is not None and self.shapes_of[name][place] > 1:
             self.producers.setdefault(f"{name}:{place}", f"{owner(name)}.out".lstrip("."))
 
     def starts(self, weight: Any, places: Iterable[int], *others: Any) -> None:

@@ -128,10 +128,10 @@ def _turn_task(order: Order, value: Value) -> Order:
 
 def _turn_algorithm(order: Order, value: Value) -> Order:
     """Comes after the task: the light learner has no algorithm that could be chosen."""
-    from p2pfusion.algorithms.presets import live  # brings torch, which a light run does without
+    from p2pfusion.algorithms.presets import check_live  # brings torch, which a light run does without
 
     name = str(value)
-    live(name)
+    check_live(name)
     _check_trains(order, "--algorithm")
     return replace(order, algorithm=name)
 

@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from p2pfusion.core.footprint import training_bytes
+from p2pfusion.core.footprint import Load, training_bytes
 
 RATES = (0.125, 0.25, 0.5, 1.0)
-"""What `--slice auto` chooses from. Below 1/8 a slice of the usual widths is a handful of units and no longer saves
-time: a step's fixed costs remain."""
+"""What `--slice auto` chooses from, and `check` shows. Below 1/8 a slice of the usual widths is a handful of units and
+no longer saves time: a step's fixed costs remain."""
 ROUND_WANTED_S = 5.0
 """A round's training takes at most about this long. The swarm waits for three quarters of its members, and who is much
 slower takes fewer steps (`swarm.pace`): rounds of a few seconds keep everybody's work fresh, and the exchange, which
@@ -31,28 +31,28 @@ Limit = Literal["time", "memory"]
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What a training step of a slice costs: seconds, its parameters, and the bytes that a batch takes.
+    """What a training step of a slice costs: seconds, what is trained, and the bytes that a batch takes.
 
     `is_measured`: else predicted from a smaller slice, which gives upper limits.
     """
 
     seconds: float
-    parameters: int
+    load: Load
     batch_bytes: int
     is_measured: bool = True
 
     @property
     def needed_bytes(self) -> int:
         """Memory while it trains."""
-        return training_bytes(self.parameters, self.batch_bytes)
+        return training_bytes(self.load, self.batch_bytes)
 
 
-def predicted(step: Step, factor: float, parameters: int) -> Step:
-    """At most what a step costs at `factor` (1 or more) times the width and with so many parameters.
+def predicted(step: Step, factor: float, load: Load) -> Step:
+    """At most what a step costs at `factor` (1 or more) times the width and with that load.
 
     A layer's arithmetic grows with its inputs times its outputs, what a batch takes with its outputs alone.
     """
-    return Step(step.seconds * factor**2, parameters, round(step.batch_bytes * factor), is_measured=False)
+    return Step(step.seconds * factor**2, load, round(step.batch_bytes * factor), is_measured=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -66,11 +66,11 @@ async def lan_node(  # noqa: PLR0913 - the embedding facade: every argument has 
     Raises:
         TaskError, UsageError, PortError, StoreError: before anything was sent.
     """
-    from p2pfusion.algorithms.presets import Terms, live
+    from p2pfusion.algorithms.presets import Terms, check_live
     from p2pfusion.algorithms.presets import algorithm as algorithm_of
     from p2pfusion.core.task import Task, prepare
 
-    live(algorithm)
+    check_live(algorithm)
     terms = Terms(common_rate=common, outer_momentum=outer_momentum)
     if slice != "auto" and (isinstance(slice, str) or not 0 < slice <= 1):
         raise UsageError(f"slice = {slice!r}: must be above 0 and at most 1, or 'auto'")

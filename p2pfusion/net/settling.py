@@ -11,6 +11,7 @@ What follows from the numbers is decided in `choosing`; what there is, `device` 
 
 from __future__ import annotations
 
+import copy
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
+from p2pfusion.core.footprint import Load, load_of
 from p2pfusion.core.schemes import Seat
 from p2pfusion.core.submodel import SubModel, extract
 from p2pfusion.errors import TrainingError
@@ -38,6 +40,8 @@ from p2pfusion.net.device import free_bytes, machine, places
 
 if TYPE_CHECKING:
     from p2pfusion.algorithms.presets import Terms
+    from p2pfusion.algorithms.sliced import Sliced
+    from p2pfusion.core.objectives import Objective
     from p2pfusion.core.place import Place
     from p2pfusion.core.task import Prepared
 
@@ -136,27 +140,51 @@ class Trial:
         self.steps = prepared.steps_per_round
         self.clock = clock
 
-    def parameters(self, rate: float) -> int:
-        """Of a slice."""
-        return self._slice(rate).size(self._algorithm.blueprint)
+    def load(self, rate: float) -> Load:
+        """What is trained at that rate."""
+        return load_at(self._algorithm, rate)
 
     def __call__(self, place: Place, rate: float, seconds: float) -> Step:
         """Train for about so long. Raises `TrainingError`."""
         from p2pfusion.core.footprint import Kept
         from p2pfusion.core.training import train_members
 
-        algorithm, sub_model = self._algorithm, self._slice(rate)
-        blueprint, prepared = algorithm.blueprint, algorithm.prepared
-        kept, watch = Kept(algorithm.way.objective), Watch(seconds, self.clock)
-        recipe = replace(prepared.recipe, steps=STEPS_TIMED_MAX + 1, objective=kept, place=place)
+        algorithm, sub_model = self._algorithm, slice_at(self._algorithm, rate)
+        blueprint = algorithm.blueprint
+        prepared = replace(algorithm.prepared, place=place)
+        kept = Kept(experienced(algorithm.way.objective, prepared, sub_model))
+        recipe = replace(prepared.recipe, steps=STEPS_TIMED_MAX + 1, objective=kept)
         start, batches = extract(blueprint, algorithm.genesis, sub_model), prepared.train.batches(random.Random(0))
+        watch, load = Watch(seconds, self.clock), self.load(rate)
         train_members(blueprint, sub_model, start, batches, recipe, should_stop=watch.should_stop)
-        networks = len(blueprint.members_in(sub_model)) or 1
-        return Step(watch.step_s * networks, sub_model.size(blueprint), kept.batch_bytes)
+        return Step(watch.step_s * load.networks, load, kept.batch_bytes)
 
-    def _slice(self, rate: float) -> SubModel:
-        seat = Seat(rank=0, peers=1, round=0, rates=(rate,))
-        return self._algorithm.scheme(self._algorithm.blueprint, seat, random.Random(0))
+
+def slice_at(made: Sliced, rate: float, seed: int = 0) -> SubModel:
+    """What a device of that rate, alone, trains first."""
+    return made.scheme(made.blueprint, Seat(rank=0, peers=1, round=0, rates=(rate,)), random.Random(seed))
+
+
+def load_at(made: Sliced, rate: float, seed: int = 0) -> Load:
+    """What training that takes; it is sliced if the slices of small rates have kept axes."""
+    is_sliced = bool(slice_at(made, min(RATES), seed).kept)
+    sub_model, extra = slice_at(made, rate, seed), made.way.objective.extra_vectors
+    return load_of(made.blueprint, sub_model, extra, is_sliced=is_sliced)
+
+
+def experienced(objective: Objective, prepared: Prepared, sub_model: SubModel, steps: int = 1) -> Objective:
+    """A copy that has trained the sub-model once if it is one that remembers, as in all rounds but the first.
+
+    Raises `TrainingError`.
+    """
+    from p2pfusion.core.training import train_members
+
+    made = copy.deepcopy(objective)
+    if made.extra_vectors:
+        start = extract(prepared.blueprint, prepared.genesis, sub_model)
+        recipe = replace(prepared.recipe, steps=steps, objective=made)
+        train_members(prepared.blueprint, sub_model, start, prepared.train.batches(random.Random(0)), recipe)
+    return made
 
 
 def probe(
@@ -202,7 +230,7 @@ def ladder(trial: Trial, place: Place, rates: Sequence[float], wanted: Wanted, s
     costs = {first: trial(place, first, seconds / 2)}
     for before, rate in pairwise((first, *larger)):
         left_s = until_s - trial.clock()
-        expected = predicted(costs[before], rate / before, trial.parameters(rate))
+        expected = predicted(costs[before], rate / before, trial.load(rate))
         if not costs[before].is_measured or expected.seconds > BOLDNESS * left_s or not wanted.has_room(expected):
             costs[rate] = expected
             continue

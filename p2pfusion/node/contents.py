@@ -29,12 +29,34 @@ Cuts = Mapping[str, Sequence[Ranges]]
 
 
 @dataclass(frozen=True, slots=True)
-class Contents:
-    """What a node knows of its model: the networks in it, and what validation said in which round (-1: never)."""
+class Measured:
+    """What validation data said last, and of which sealed round (-1: never; without such data it says nothing)."""
 
-    product: Product
     evaluation: Evaluation | None = None
     round: int = -1
+
+    @property
+    def accuracy(self) -> float | None:
+        """Of the network to use."""
+        return None if self.evaluation is None else self.evaluation.accuracy
+
+    @property
+    def served(self) -> str | None:
+        """The network to use, where there are several."""
+        return None if self.evaluation is None else self.evaluation.served
+
+    @property
+    def widths(self) -> Mapping[str, float]:
+        """Of all networks in the model, where it holds several."""
+        return {} if self.evaluation is None else self.evaluation.widths
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a node knows of its model: the networks in it, and how good they were."""
+
+    product: Product
+    measured: Measured = Measured()
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +71,8 @@ class Network:
 class Listed:
     """What a checkpoint lists. `networks`, narrowest first, are empty where there is only the whole model.
 
-    `accuracy`: of `served` or the whole model, in round `round`; None: it was never measured.
+    `accuracy`: of `served` or the whole model, in round `round`; None: it was never measured. `fallback`: the network
+    to take then; None also where an older version wrote the list.
     """
 
     networks: Mapping[str, Network] = field(default_factory=dict)
@@ -57,17 +80,19 @@ class Listed:
     accuracy: float | None = None
     round: int = -1
     origin: Mapping[str, str] = field(default_factory=dict)
+    fallback: str | None = None
 
 
 def pack(blueprint: Blueprint, contents: Contents) -> Part:
     """As bytes (executor)."""
-    product, evaluation = contents.product, contents.evaluation
+    product, measured = contents.product, contents.measured
     text = json.dumps(
         {
             "origin": dict(product.origin),
-            "round": contents.round,
-            "accuracy": None if evaluation is None else evaluation.accuracy,
-            "served": None if evaluation is None else evaluation.served,
+            "round": measured.round,
+            "accuracy": measured.accuracy,
+            "served": measured.served,
+            "fallback": product.fallback,
             "networks": {
                 name: {"accuracy": _accuracy(name, contents), "cuts": _cuts(blueprint, network)}
                 for name, network in product.networks.items()
@@ -90,6 +115,7 @@ def unpack(part: Part | None) -> Listed:
             accuracy=_number(told["accuracy"]),
             round=int(told["round"]),
             origin={str(name): str(value) for name, value in told["origin"].items()},
+            fallback=told.get("fallback"),
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"no list of networks: {error}") from error
@@ -134,11 +160,8 @@ def _ranges(blueprint: Blueprint, network: SubModel, dim: Dim) -> list[tuple[int
 
 def _accuracy(name: str, contents: Contents) -> float | None:
     """Of one network. Where there is one only, what was measured is its."""
-    if contents.evaluation is None:
-        return None
-    return contents.evaluation.widths.get(
-        name, contents.evaluation.accuracy if len(contents.product.networks) == 1 else None
-    )
+    measured = contents.measured
+    return measured.widths.get(name, measured.accuracy if len(contents.product.networks) == 1 else None)
 
 
 def _network(told: Mapping[str, Any]) -> Network:

@@ -235,15 +235,15 @@ class Node:
             status=status,
             name=state.name,
             round=state.ledger.tip.round,
-            accuracy=state.accuracy,
+            accuracy=state.measured.accuracy,
             model_sha256=model_sha256(state.replica.sealed),
             chain=state.ledger.tip.chain.hex(),
             bytes_sent=traffic.sent,
             bytes_received=traffic.received,
             seconds=seconds,
             traffic=traffic,
-            widths=state.widths,
-            served=None if state.evaluation is None else state.evaluation.served,
+            widths=state.measured.widths,
+            served=state.measured.served,
         )
         state.events.add(self.done)
 

@@ -64,11 +64,11 @@ class Reporting:
                 tip_round=state.ledger.tip.round,
                 model_hash=state.model_hash.hex(),
                 peers=len(state.membership.view(state.now_s()).peers) + 1,
-                accuracy=state.accuracy,
+                accuracy=state.measured.accuracy,
                 steps=published.steps,
                 seconds={"train": awaited.trained_s - awaited.begin_s, "wait": waited_s},
                 traffic=traffic,
-                widths=state.widths,
+                widths=state.measured.widths,
             )
         )
 

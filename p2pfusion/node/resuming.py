@@ -118,7 +118,7 @@ def capture(state: State, authoring: Authoring, grafting: Grafting, kept: Snapsh
         ledger.grafts.until(ledger.tip.round),
         record,
         authoring.residual(),
-        Contents(state.algorithm.product, state.evaluation, state.evaluated_round),
+        Contents(state.algorithm.product, state.measured),
     )
 
 

@@ -17,6 +17,7 @@ from p2pfusion.core.schemes import Seat
 from p2pfusion.errors import TaskError
 from p2pfusion.node.authoring import Authoring
 from p2pfusion.node.chain import Chain
+from p2pfusion.node.contents import Measured
 from p2pfusion.node.context import Context
 from p2pfusion.node.entering import LOOK_AGAIN_S, enter
 from p2pfusion.node.reporting import Awaited, Reporting
@@ -158,22 +159,22 @@ class Rounds:
         state, config = self._state, self._state.config
         tip = state.ledger.tip.round
         step = 1 if config.until_accuracy is not None else config.evaluate_every_rounds
-        if tip < state.evaluated_round + step:
+        if tip < state.measured.round + step:
             return
         await self.evaluate()
-        wanted = config.until_accuracy
-        if wanted is not None and state.accuracy is None:
+        wanted, accuracy = config.until_accuracy, state.measured.accuracy
+        if wanted is not None and accuracy is None:
             raise TaskError("to end at an accuracy the task needs validation data: give Task(validation=...)")
-        if wanted is not None and state.accuracy is not None and state.accuracy >= wanted:
+        if wanted is not None and accuracy is not None and accuracy >= wanted:
             state.learn_stop(state.ledger.newest + 2)
 
     async def evaluate(self) -> None:
         """Measure the sealed model, unless it was measured already."""
         state = self._state
         tip, sealed = state.ledger.tip.round, state.replica.sealed
-        if tip != state.evaluated_round:
-            state.evaluation = await state.doors.compute.run(lambda: state.algorithm.evaluate(sealed), lane="train")
-            state.evaluated_round = tip
+        if tip != state.measured.round:
+            found = await state.doors.compute.run(lambda: state.algorithm.evaluate(sealed), lane="train")
+            state.measured = Measured(found, tip)
 
     # -- end --------------------------------------------------------------------------------------------------------
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from p2pfusion.algorithms.base import Algorithm, Evaluation
+from p2pfusion.algorithms.base import Algorithm
 from p2pfusion.config import DIGESTS_PER_REPORT_MAX, NodeConfig
 from p2pfusion.core.replica import Replica
 from p2pfusion.core.schemes import rate_of
+from p2pfusion.node.contents import Measured
 from p2pfusion.node.disk import Disk
 from p2pfusion.node.events import EventLog, PeerEvent, WarningEvent
 from p2pfusion.node.traffic import Accounts
@@ -105,9 +106,7 @@ class State:
         self.needed: dict[ContributionId, None] = {}
         self.replica = Replica(self.blueprint, algorithm.genesis)
         self.model_hash = b""
-        self.evaluation: Evaluation | None = None
-        self.evaluated_round = -1
-        """The sealed round that was measured last."""
+        self.measured = Measured()
         self.run_id = b""
         self.accounts = Accounts()
         self.late = 0
@@ -141,16 +140,6 @@ class State:
         """The last round I take part in: my own end or everybody's, whichever is first."""
         ends = [end for end in (self.config.until_rounds, self.stop) if end is not None]
         return min(ends, default=None)
-
-    @property
-    def accuracy(self) -> float | None:
-        """Of the network to use, when it was measured last."""
-        return None if self.evaluation is None else self.evaluation.accuracy
-
-    @property
-    def widths(self) -> Mapping[str, float]:
-        """Of all networks in the model, where it holds several."""
-        return {} if self.evaluation is None else self.evaluation.widths
 
     @property
     def bytes_sent(self) -> int:

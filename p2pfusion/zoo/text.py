@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,7 @@ UNKNOWN = "<unk>"
 END_OF_LINE = "<eos>"
 NAMES_MAX = 300_000
 """Of a vocabulary: WikiText-103 has 267,735, WikiText-2 33,278. Beyond them names occur once and teach nothing."""
+_LINE = re.compile(r"[^\n]*\n|[^\n]+\Z")
 _SPEAKER = re.compile(r"([^\n:]{1,60}):(\n|\Z)")
 """How a speech begins: a line with nothing but a name and a colon. Of some there is no more."""
 
@@ -67,9 +68,11 @@ def vocabulary(tokens: Iterable[str], names_max: int = NAMES_MAX) -> Vocabulary:
     return Vocabulary(tuple(sorted(names)))
 
 
-def words(text: str) -> list[str]:
-    """Words between white space, `<eos>` after every line: the customary tokens of WikiText."""
-    return [word for line in text.removesuffix("\n").split("\n") for word in (*line.split(), END_OF_LINE)]
+def words(text: str) -> Iterator[str]:
+    """Words between white space, `<eos>` after every line: the customary tokens of WikiText. One line at a time."""
+    for line in _LINE.finditer(text):
+        yield from line[0].split()
+        yield END_OF_LINE
 
 
 def speeches(play: str) -> dict[str, str]:

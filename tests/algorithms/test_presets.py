@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from p2pfusion.algorithms.presets import MEMBERS, PRESETS, Terms, algorithm, ladder, live, made, width_name
+from p2pfusion.algorithms.presets import MEMBERS, PRESETS, Terms, algorithm, ladder, made, width_name
 from p2pfusion.algorithms.sliced import Sliced
 from p2pfusion.config import ALGORITHM_DEFAULT, RunConfig
 from p2pfusion.core import schemes
@@ -22,7 +22,7 @@ from p2pfusion.core.schemes import Seat
 from p2pfusion.core.submodel import SubModel, extract
 from p2pfusion.core.task import Prepared, Task, prepare
 from p2pfusion.errors import TaskError, UsageError
-from p2pfusion.lab.rounds import rounds
+from p2pfusion.lab.rounds import Place, rounds
 from p2pfusion.wire.description import describe_run, first_difference
 
 CHOOSING = Path(__file__).parents[2] / "docs" / "choosing.md"
@@ -57,10 +57,19 @@ def slice_of(sliced: Sliced, place: Seat, seed: int = 3) -> SubModel:
     return sliced.scheme(sliced.blueprint, place, random.Random(seed))
 
 
-def test_every_row_says_what_it_is_and_the_default_is_one_that_a_swarm_runs() -> None:
+def test_every_row_says_what_it_is() -> None:
     assert [*LIVE, *APART] == list(PRESETS)
     assert all(preset.text and "|" not in preset.text for preset in PRESETS.values())
-    assert live(ALGORITHM_DEFAULT) is PRESETS[ALGORITHM_DEFAULT]
+
+
+def test_the_default_keeps_a_network_whose_weights_are_given_or_that_cannot_be_narrower(prepared: Prepared) -> None:
+    x, y = torch.randn(16, 6), torch.randint(0, 3, (16,))
+    rigid = prepare(Task(nn.Sequential(nn.Linear(6, 3)), (x, y)), 0)
+    cases = {"members": prepared, "nested": replace(prepared, is_given=True), "full": rigid}
+    for name, task in cases.items():
+        made_by_default = algorithm(ALGORITHM_DEFAULT, task)
+        assert made_by_default.product.origin["algorithm"] == name
+        assert made_by_default.blueprint == algorithm(name, task).blueprint
 
 
 def test_the_documentation_lists_every_row() -> None:
@@ -72,7 +81,8 @@ def test_the_documentation_lists_every_row() -> None:
 
 @pytest.mark.parametrize("name", ["", "MSfusion", "fedavg", "msfusion "])
 def test_an_unknown_name_is_the_users_mistake_and_the_known_ones_are_named(prepared: Prepared, name: str) -> None:
-    with pytest.raises(UsageError, match=f"unknown algorithm '{name}': choose one of {', '.join(LIVE)}$") as caught:
+    known = ", ".join(["auto", *LIVE])
+    with pytest.raises(UsageError, match=f"unknown algorithm '{name}': choose one of {known}$") as caught:
         algorithm(name, prepared)
     assert caught.value.exit_status == 2
 
@@ -100,7 +110,7 @@ SCHEMES = {
     "fedrolex": schemes.rolling,
     "random_dropout": schemes.random_dropout,
     "full": schemes.full,
-    "nested": schemes.static,
+    "nested": schemes.static,  # at widths of the run
 }
 
 
@@ -160,7 +170,7 @@ def test_widths_double_from_the_common_one_to_the_whole() -> None:
 
 
 def test_nested_tells_every_width_and_serves_the_best(prepared: Prepared) -> None:
-    sliced = algorithm("nested", prepared)
+    sliced = algorithm("nested", prepared, terms=Terms(common_rate=0.25))
     found = sliced.evaluate(prepared.genesis)
     assert found is not None
     assert list(found.widths) == ["25%", "50%", "100%"] == list(sliced.product.networks)
@@ -259,6 +269,20 @@ def test_outer_momentum_is_heavy_ball_where_everybody_trains_the_whole() -> None
         gradient = 2 * x.T @ (x @ w - y) / len(y)
         w, before = w - lr * gradient + mu * (w - before), w
         assert np.allclose(next(play).models[0], w, atol=2e-6)
+
+
+def test_who_missed_rounds_repeats_one_rounds_share_of_the_movement(prepared: Prepared) -> None:
+    """The model moved by 1 in each of the four rounds that a straggler trained one of; a newcomer repeats nothing."""
+    still = replace(prepared, lr_schedule=lambda _: 0.0)
+    sliced = algorithm("full", still, terms=Terms(outer_momentum=0.6))
+    place = Place(sliced, random.Random(0))
+    moved = []
+    for round_index in (3, 4, 8):
+        place.model = sliced.genesis + np.float32(round_index)
+        moved.append(place.play(Seat(rank=0, peers=1, round=round_index, rates=(1.0,))).delta)
+    assert not moved[0].any()
+    assert np.allclose(moved[1], 0.6, atol=1e-5)
+    assert np.allclose(moved[2], 0.6, atol=1e-5)
 
 
 def test_rows_may_be_changed_for_an_experiment(prepared: Prepared) -> None:

@@ -126,6 +126,20 @@ def test_the_bar_is_the_mean_of_the_axes() -> None:
     assert slice_cells({"a": first, "b": first, "c": last}) == HALVES
 
 
+def test_missing_blocks_are_missing_in_the_bar() -> None:
+    first, second = SliceAxis(6, ((0, 3),)), SliceAxis(6, ((3, 6),))
+    assert slice_cells({}, first) == HALVES
+    assert slice_cells({}, second) == HALVES[::-1]
+    assert slice_cells({"a": SliceAxis(8, ((0, 2),))}, second) == HALVES[::-1]
+
+
+def test_a_row_keeps_the_blocks_of_its_last_round(round_line: Callable[..., RoundLine]) -> None:
+    board = Board()
+    for blocks in (SliceAxis(6, ((0, 3),)), None):
+        board.feed("fox", round_line(slice={}, blocks=blocks))
+        assert board.rows["fox"].blocks == blocks
+
+
 @given(st.integers(1, 300), st.integers(0, 299), st.integers(1, 300))
 def test_an_axis_of_any_size_gives_eight_cells(size: int, start: int, length: int) -> None:
     start %= size

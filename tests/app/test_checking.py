@@ -54,7 +54,8 @@ def test_what_is_said_of_the_digits(capsys: pytest.CaptureFixture[str]) -> None:
     assert run.endswith("; 85 002 parameters")
     assert [line.split()[1] for line in rates] == ["1", "1/2", "1/4", "1/8"]
     assert re.fullmatch(
-        r" rate   1/2 30\.7 % of the parameters, 30\.6 % of the FLOPs \(51\.7 kFLOP a sample\), [\d.]+ kB a round",
+        r" rate   1/2 30\.7 % of the full model's parameters, 30\.6 % of its FLOPs "
+        r"\(51\.7 kFLOP a sample\), [\d.]+ kB a round",
         rates[1],
     )
     assert re.fullmatch(r" wire   [\d.]+ kB per node and round with int8", wire)
@@ -108,7 +109,7 @@ def test_an_ordinary_module_is_traced_and_what_stays_whole_is_said(
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].endswith("in 7 blocks; sliced axes: 5 x *.conv1.out 8")
     assert lines[2].startswith(" note   0.out, 1.conv2.out and 4 more: whole, because ")
-    assert main(["check", str(tmp_path / "residual.py"), "--json"]) == 0
+    assert main(["check", str(tmp_path / "residual.py"), "--json", "--algorithm", "nested"]) == 0
     value = json.loads(capsys.readouterr().out)
     shares = [(row["rate"], row["share"], row["flops_share"]) for row in value["rates"]]
     assert [rate for rate, _, _ in shares] == [1.0, 0.5, 0.25, 0.125]
@@ -133,6 +134,19 @@ def test_the_codec_that_is_asked_for_is_the_one_that_counts(capsys: pytest.Captu
 def test_the_full_algorithm_slices_nothing(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(file), "--json", "--algorithm", "full"]) == 0
     assert json.loads(capsys.readouterr().out)["share"] == 1.0
+
+
+def test_small_networks_are_compared_with_the_full_model(capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["check", "digits", "--slice", "25%", "--common", "25%"]
+    assert main([*line, "--algorithm", "small"]) == 0
+    *_, part, one, _, _, _, _, _, _ = capsys.readouterr().out.splitlines()
+    assert part.startswith(" slice  8 970 parameters, 100.0 % of the run's model; ")
+    assert one.startswith(" rate   1   10.6 % of the full model's parameters, 10.5 % of its FLOPs ")
+    assert main([*line, "--algorithm", "members"]) == 0
+    *_, part, one, half, _, _, _, _, _ = capsys.readouterr().out.splitlines()
+    assert part.startswith(" slice  1 of 2 networks, 8 970 parameters, 50.0 % of the run's model; ")
+    assert one.startswith(" rate   1   21.1 % of the full model's parameters, 20.9 % of its FLOPs ")
+    assert half.startswith(" rate   1/2 21.1 % of the full model's parameters, 20.9 % of its FLOPs ")
 
 
 def test_quiet_says_nothing(file: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -171,10 +171,17 @@ def test_the_comparisons_are_printed_whatever_they_say(child: Callable[..., Chil
     line = summary([child("fox"), child("otter"), child("wren")], 0, COMPARISONS)
     assert isinstance(line, DemoDoneLine)
     text = "\n".join(report(line, 0.5))
+    assert "each node trained 50.0 % of the model at a time, on its own 1/3 of the data" in text
     assert "fox, otter and wren hold the same model" in text
     assert "sent 9.0 kB (weights 8.1 kB, lists 540 B, talk 360 B)" in text
     for figure in ("90.0 %", "88.0 %", "93.0 %", "96.0 %"):
         assert figure in text
+
+
+def test_what_a_node_trained_is_the_mean_of_what_was_reported(child: Callable[..., Child]) -> None:
+    children = [child("fox", shares=[0.5, 0.5]), child("otter", shares=[0.2, 0.4])]
+    assert demo.mean_share(children) == pytest.approx(0.4)
+    assert demo.mean_share([child("wren")]) is None
 
 
 def test_of_several_widths_the_best_is_told_with_the_others(
@@ -183,7 +190,7 @@ def test_of_several_widths_the_best_is_told_with_the_others(
     done = done_line(widths={"25%": 0.85, "50%": 0.9}, served="50%")
     line = summary([child("fox", done=done)], 0, COMPARISONS)
     assert line is not None
-    assert report(line, 0.5)[3].strip() == "at width 50%, of 25%: 85.0 %, 50%: 90.0 %"
+    assert report(line, 0.5)[3].strip() == "by width: 25%: 85.0 %, 50%: 90.0 %"
 
 
 def test_an_algorithm_that_no_swarm_runs_starts_nobody(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,8 @@ from safetensors.numpy import save_file
 from p2pfusion.app import checking
 from p2pfusion.app.cli import main
 from p2pfusion.core.genesis import genesis
-from p2pfusion.core.task import load_task_file, prepare
+from p2pfusion.core.task import prepare
+from p2pfusion.core.task_file import load_task_file
 from p2pfusion.zoo.tasks import digits_task
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

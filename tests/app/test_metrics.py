@@ -13,6 +13,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from p2pfusion.algorithms.base import Evaluation, RoundReport
 from p2pfusion.app import joining, metrics
 from p2pfusion.app.metrics import CODES_MAX, LAGS_KEPT, Metrics, measuring
+from p2pfusion.node.contents import Measured
 from p2pfusion.node.events import WarningEvent
 from p2pfusion.sim.loop import run
 from tests.node.parts import parts, until
@@ -47,7 +48,7 @@ def test_every_documented_name_is_there_and_no_other(report: Callable[..., Round
     def body(state: Any, made: Metrics) -> None:
         made.feed(report(seconds={"train": 1.5}))
         made.feed(WarningEvent("late", "too late"))
-        state.evaluation = Evaluation(0.5)
+        state.measured = Measured(Evaluation(0.5), 1)
         state.accounts.add("sent", "payload", 1)
         documented = {word for word in (metrics.__doc__ or "").split("`") if word.startswith("p2pfusion_")}
         found = {name.removesuffix("_count").removesuffix("_sum") for name in read(made.text())}

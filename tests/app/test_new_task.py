@@ -10,7 +10,8 @@ import pytest
 
 from p2pfusion.app import checking
 from p2pfusion.app.cli import main
-from p2pfusion.core.task import load_task_file, prepare
+from p2pfusion.core.task import prepare
+from p2pfusion.core.task_file import load_task_file
 from p2pfusion.core.training import evaluate, train
 
 

@@ -26,6 +26,7 @@ from p2pfusion.app.output import (
     to_json,
 )
 from p2pfusion.core.blueprint import Blueprint
+from p2pfusion.core.ensemble import ensemble
 from p2pfusion.core.submodel import SubModel
 from p2pfusion.errors import WireError
 from p2pfusion.node.events import Done, PeerEvent, WarningEvent
@@ -66,6 +67,18 @@ def test_a_round_has_the_fields_of_the_protocol_and_then_ours(
 
 def test_the_whole_model_is_no_slice(blueprint: Blueprint, report: Callable[..., RoundReport]) -> None:
     assert to_dict(line_of(report(sub_model=blueprint.whole()), blueprint))["slice"] == {}
+
+
+def test_missing_blocks_are_told_and_no_others(blueprint: Blueprint, report: Callable[..., RoundReport]) -> None:
+    model = ensemble(blueprint, 3)
+    outer = SubModel(tuple(block for member in (0, 2) for block in model.members[member]))
+    count = len(blueprint.blocks)
+    line = line_of(report(sub_model=outer), model)
+    value = to_dict(line)
+    assert value["slice"] == {}
+    assert value["blocks"] == {"size": 3 * count, "kept": ((0, count), (2 * count, 3 * count))}
+    assert from_json(to_json(line)) == line
+    assert "blocks" not in to_dict(line_of(report(sub_model=model.whole()), model))
 
 
 def test_done_has_the_fields_of_the_protocol(blueprint: Blueprint, done: Callable[..., Done]) -> None:
@@ -120,6 +133,7 @@ LINES = st.one_of(
         bytes_sent=count, bytes_received=count, head=st.text(), accuracy=finite,
         slice=st.dictionaries(st.text(), st.builds(SliceAxis, count, ranges), max_size=3),
         seconds=st.dictionaries(st.text(), st.floats(0, 1e9), max_size=2), traffic=TRAFFIC, widths=WIDTHS,
+        blocks=st.none() | st.builds(SliceAxis, count, ranges),
     ),
     st.builds(
         DoneLine,
@@ -155,6 +169,7 @@ def test_from_json_is_the_inverse_of_to_json(line: RoundLine) -> None:
         '{"v":1,"event":["round"]}',
         '{"v":1,"event":"peer","name":"a"}',
         '{"v":1,"event":"round","slice":3}',
+        '{"v":1,"event":"round","blocks":3}',
         '{"v":1,"event":"round","slice":{"a":{"size":1,"kept":[[1]]}}}',
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from p2pfusion.app.placing import explained, seconds, share
+from p2pfusion.core.footprint import Load
 from p2pfusion.core.place import CPU, Place
 from p2pfusion.net.choosing import RATES, Step, Wanted, choose_rate
 from p2pfusion.net.settling import Probed, Settled
@@ -13,7 +14,10 @@ GPU = Place("cuda", "bfloat16")
 
 
 def costs(whole_s: float, *, is_measured: bool = True) -> dict[float, Step]:
-    return {rate: Step(whole_s * rate**2, round(1e6 * rate**2), round(1e7 * rate), is_measured) for rate in RATES}
+    sizes = {rate: round(1e6 * rate**2) for rate in RATES}
+    return {
+        rate: Step(whole_s * rate**2, Load(size, size), round(1e7 * rate), is_measured) for rate, size in sizes.items()
+    }
 
 
 def settled(*probed: Probed, failed: tuple[str, ...] = ()) -> Settled:
@@ -45,6 +49,22 @@ def test_why_not_more() -> None:
         "trains slices of 50% on cpu in float32: a round of 40 steps takes about 0.1 s and 10.0 MB; "
         "100% would take up to 30.0 MB, where half of 40.0 MB is free for it"
     )
+
+
+def test_what_no_axis_cuts_is_told_by_its_parameters() -> None:
+    def told(networks_all: int, larger: Load) -> str | None:
+        load = Load(19_714, 19_714, networks=1, networks_all=networks_all, is_sliced=False)
+        steps = {0.5: Step(0.01, load, 1000), 1.0: Step(1.0, larger, 1000)}
+        wanted = Wanted(steps=40, free_bytes=None)
+        return explained(settled(Probed(CPU, choose_rate(steps, wanted), wanted)))
+
+    both = Load(39_428, 19_714, networks=2, networks_all=2, is_sliced=False)
+    assert told(2, both) == (
+        "trains 1 of 2 networks, 19 714 parameters on cpu in float32: a round of 40 steps takes about 0.4 s and 395 kB;"
+        " 2 of 2 networks, 39 428 parameters would take 40 s, where 5 s are wanted"
+    )
+    small = Load(19_714, 19_714, is_sliced=False)
+    assert str(told(1, small)).startswith("trains 19 714 parameters on cpu in float32: ")
 
 
 def test_the_smallest_all_the_same() -> None:

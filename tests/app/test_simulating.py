@@ -321,7 +321,7 @@ def test_real_training_takes_the_time_the_scenario_says() -> None:
         ("simulate latency --nodes 3 --algorithm magic --rounds 1", 2, "msfusion"),
         ("simulate latency --algorithm ring", 2, "p2pfusion.lab.rounds only"),
         ("simulate scale --common 50%", 2, "--common goes with real training only"),
-        ("simulate scale --algorithm magic", 2, "unknown algorithm 'magic': choose one of nested, "),
+        ("simulate scale --algorithm magic", 2, "unknown algorithm 'magic': choose one of auto, nested, "),
         ("simulate latency --task light --algorithm full", 2, "--algorithm goes with real training only"),
         ("simulate latency --nodes 3 --task magic --rounds 1", 3, "no task is named 'magic'"),
         ("simulate replay", 2, "replay needs a trace"),

@@ -23,7 +23,7 @@ from p2pfusion.app.exporting import export_model
 from p2pfusion.core.task import Task, prepare
 from p2pfusion.errors import StoreError, TaskError, UsageError
 from p2pfusion.lab.rounds import rounds
-from p2pfusion.node.contents import PART, Contents, pack
+from p2pfusion.node.contents import PART, Contents, Measured, pack
 from p2pfusion.node.resuming import named
 from p2pfusion.seams import Checkpoint
 from p2pfusion.store.folder import FolderStore
@@ -63,7 +63,7 @@ def trained(name: str) -> tuple[Sliced, Vector]:
 
 def save(folder: Path, sliced: Sliced, model: Vector, *, evaluated: bool = True) -> Path:
     evaluation = sliced.evaluate(model) if evaluated else None
-    contents = pack(sliced.blueprint, Contents(sliced.product, evaluation, 4 if evaluated else -1))
+    contents = pack(sliced.blueprint, Contents(sliced.product, Measured(evaluation, 4 if evaluated else -1)))
     checkpoint = Checkpoint(
         run_id=b"r" * 32, round=4, chain=b"c" * 32, weight=3, model=named(sliced.blueprint, model),
         parts={PART: contents},
@@ -143,13 +143,20 @@ def test_the_command_takes_a_width_and_says_it(tmp_path: Path, capsys: pytest.Ca
     assert capsys.readouterr().err == "error: --width 30%: choose auto or one of 25%, 50%, 100%\n"
 
 
-def test_what_was_never_measured_is_said_and_the_widest_taken(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("nested", "width 25% (there are 25%, 50%, 100%)"),  # the wider ones perhaps nobody trained
+        ("members", "width 2 of 2 (there are 1 of 2, 2 of 2)"),
+    ],
+)
+def test_what_was_never_measured_is_said_and_what_is_surely_trained_taken(
+    name: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sliced, model = trained("nested")
+    sliced, model = trained(name)
     folder = save(tmp_path / "fox", sliced, model, evaluated=False)
     assert main(["export", str(tmp_path / "model.safetensors"), "--state", str(folder)]) == 0
-    assert "width 100% (there are 25%, 50%, 100%), none was measured (choose with --width)" in capsys.readouterr().out
+    assert f"{words}, none was measured (choose with --width)" in capsys.readouterr().out
 
 
 def test_a_checkpoint_from_before_there_were_widths_is_the_whole_model(tmp_path: Path) -> None:

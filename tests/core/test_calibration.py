@@ -8,9 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
-from p2pfusion.core.calibration import calibrated, log_frequencies
+from p2pfusion.core.calibration import COUNTED_BATCHES_MAX, calibrated, log_frequencies
 from p2pfusion.core.data import as_data
 from p2pfusion.core.task import Task, prepare
 from p2pfusion.core.training import score, train
@@ -66,6 +67,60 @@ def test_only_the_own_part_counts_and_the_owners_loss_evaluates():
     prepared = prepare(replace(task, calibrate=False), 0)
     assert prepared.shift is None
     assert prepared.recipe.loss is prepared.loss
+
+
+class Endless:
+    """Batches of one label without end; counts those that are taken."""
+
+    def __init__(self):
+        self.taken = 0
+
+    def __iter__(self):
+        while True:
+            self.taken += 1
+            yield np.zeros((1, 2), np.float32), np.array([1])
+
+
+def test_a_stream_is_read_so_far_and_samples_to_their_end():
+    endless = Endless()
+    found = log_frequencies(as_data(endless, 1, "train"), 2).exp()
+    assert endless.taken == COUNTED_BATCHES_MAX
+    assert float(found[1]) == pytest.approx((COUNTED_BATCHES_MAX + 1) / (COUNTED_BATCHES_MAX + 2))
+    y = np.repeat([0, 1], COUNTED_BATCHES_MAX)
+    sorted_by_class = as_data((np.zeros((len(y), 2), np.float32), y), 1, "train")
+    assert torch.allclose(log_frequencies(sorted_by_class, 2).exp(), torch.tensor([0.5, 0.5]))
+
+
+def time_first(output, y):
+    """The loss of a language model whose output is (batch, time, vocabulary)."""
+    return F.cross_entropy(output.flatten(0, -2), y.flatten())
+
+
+def test_classes_must_be_where_the_shift_is_added():
+    x, y = np.zeros((8, 5, 4), np.float32), np.zeros((8, 5), np.int64)
+    task = Task(nn.Linear(4, 3), (x, y), loss=time_first)
+    prepare(task, 0)
+    with pytest.raises(TaskError, match=r"an output \(8, 5, 3\) and labels \(8, 5\).*classes in dimension 1, or leave"):
+        prepare(replace(task, calibrate=True), 0)
+    turned = replace(task, model=nn.Conv1d(5, 3, 1), train=(x, y[:, :4]), loss=F.cross_entropy, calibrate=True)
+    assert prepare(turned, 0).shift.shape == (3,)
+    single = Task(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 1), nn.Flatten(0)), (x[:, 0], y[:, 0]), calibrate=True,
+                  loss=lambda output, y: F.mse_loss(output, y.float()))  # fmt: skip
+    with pytest.raises(TaskError, match=r"an output \(8,\) and labels \(8,\)"):
+        prepare(single, 0)
+
+
+def test_the_shifted_loss_is_tried_at_once():
+    def fussy(output, y):
+        if float(output.detach().exp().sum(1).mean()) < 1.5:
+            raise ValueError("these are no logits")
+        return F.cross_entropy(output, y)
+
+    y = np.arange(8) % 3
+    task = Task(mlp(2, (4,), 3), (np.zeros((8, 2), np.float32), y), loss=fussy)
+    prepare(task, 0)
+    with pytest.raises(TaskError, match="calibrate: the loss of shifted logits failed: ValueError: these are"):
+        prepare(replace(task, calibrate=True), 0)
 
 
 def test_labels_that_are_no_classes_are_refused():

@@ -143,12 +143,17 @@ def test_an_own_deal_decides_who_gets_what() -> None:
 @pytest.mark.parametrize(
     ("dealt", "words"),
     [
-        ([[], [1]], "a part is empty; ask for fewer parts"),
+        ([[]], "a part is empty; ask for fewer parts"),
+        ([[0], [1]], r"partition\(1, 7\): returned 2 parts; return 1, one for every node"),
+        ([[True, False, True]], r"not a mask; give np\.flatnonzero\(mask\)"),
+        ([np.arange(10) < 5], r"not a mask; give np\.flatnonzero\(mask\)"),
+        ([torch.arange(10) < 5], r"not a mask; give np\.flatnonzero\(mask\)"),
+        ([[3, 4, 3]], "a sample number twice; give each once"),
         ([[10]], "sample numbers must be 0 to 9"),
         ([[-1]], "sample numbers must be 0 to 9"),
         ([[0.5]], "each an integer"),
         ([3], "each an integer"),
-        ([], r"partition\(1, 7\): IndexError"),
+        ([], r"partition\(1, 7\): returned 0 parts"),
         (None, r"partition\(1, 7\): TypeError"),
     ],
 )

@@ -5,9 +5,12 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from p2pfusion.core.footprint import Kept, kept_by, training_bytes
+from p2pfusion.core.contrastive import Contrastive
+from p2pfusion.core.ensemble import ensemble
+from p2pfusion.core.footprint import Kept, Load, kept_by, load_of, training_bytes
 from p2pfusion.core.genesis import genesis
 from p2pfusion.core.objectives import Job, Plain, cross_entropy
+from p2pfusion.core.submodel import SubModel
 from p2pfusion.core.training import loaded
 from p2pfusion.zoo.blueprints import mlp
 
@@ -54,4 +57,19 @@ def test_the_objective_is_the_other_one_and_remembers_the_most() -> None:
 
 
 def test_five_vectors_and_what_is_kept() -> None:
-    assert training_bytes(1000, 7) == 20_007
+    assert training_bytes(Load(1000, 1000), 7) == 20_007
+
+
+def test_what_an_objective_holds_counts_and_kept_passes_it_on() -> None:
+    assert Kept(Contrastive()).extra_vectors == Contrastive().extra_vectors == 3
+    assert training_bytes(Load(1000, 1000, 3), 7) == 32_007
+
+
+def test_of_networks_trained_by_turns_the_largest_counts_and_the_values_of_all() -> None:
+    one = mlp(4, (8,), 2)
+    both = ensemble(one, 2)
+    load = load_of(both, both.whole())
+    assert load == Load(2 * one.size, one.size, networks=2, networks_all=2)
+    assert load.value_bytes == 4 * (5 + 2) * one.size
+    single = load_of(both, SubModel(both.members[1]))
+    assert (single.parameters, single.networks, single.value_bytes) == (one.size, 1, 20 * one.size)

@@ -11,8 +11,9 @@ from torch.nn import functional as F
 
 from p2pfusion.core.data import as_data
 from p2pfusion.core.genesis import genesis
-from p2pfusion.core.nested import Nested, divergence, prefix
+from p2pfusion.core.nested import Nested, divergence, prefix, widest
 from p2pfusion.core.objectives import Job, cross_entropy
+from p2pfusion.core.schemes import Seat
 from p2pfusion.core.submodel import SubModel, extract
 from p2pfusion.core.training import Recipe, Sgd, loaded, train
 from p2pfusion.zoo.blueprints import mlp, residual_cnn
@@ -75,8 +76,16 @@ def test_a_device_trains_no_width_beyond_its_own(net):
     blueprint, *_ = net
     quarter = prefix(blueprint, 0.25)
     assert len(set(steps(net, RATES, quarter, 12)[0])) == 1, "there is one width that it holds"
-    tiny = prefix(blueprint, 0.05)
-    assert len(set(steps(net, RATES, tiny, 4)[0])) == 1, "narrower than all of the run: what it has"
+    with pytest.raises(ValueError, match="narrower than"):
+        steps(net, (0.5, 1.0), quarter, 1)
+
+
+@pytest.mark.parametrize(("rate", "width"), [(0.1, 0.25), (0.25, 0.25), (0.4, 0.25), (0.5, 0.5), (0.99, 0.5), (1, 1)])
+def test_a_device_takes_a_width_of_the_run_and_nothing_in_between(net, rate, width):
+    """What lies between two widths would be declared, weigh in the mean, and never be trained."""
+    blueprint, *_ = net
+    seat = Seat(rank=0, peers=1, round=7, rates=(rate,))
+    assert widest(RATES)(blueprint, seat, random.Random(0)) == prefix(blueprint, width)
 
 
 def test_the_narrowest_teaches_and_is_not_taught(net):

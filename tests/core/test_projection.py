@@ -117,7 +117,7 @@ def test_modes_and_moves_reach_the_network_inside() -> None:
 @pytest.mark.parametrize(
     ("blueprint", "text"),
     [
-        (replace(mlp(5, (8,), 3), output_layer=None), "give it output_layer"),
+        (replace(mlp(5, (8,), 3), output_layer=None), "choose --algorithm double_shift, nested or members$"),
         (replace(mlp(5, (8,), 3), output_layer="elsewhere"), "is no matrix"),
         (replace(residual_cnn(1, (8,), 3, groups=4), output_layer="stem.conv"), "is no matrix"),
         (with_projection(mlp(5, (8,), 3)), "already"),

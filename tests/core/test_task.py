@@ -15,7 +15,8 @@ from torch import nn
 
 from p2pfusion.core.data import Indexed
 from p2pfusion.core.genesis import genesis
-from p2pfusion.core.task import STEPS_PER_ROUND_DEFAULT_MAX, Task, load_task_file, prepare
+from p2pfusion.core.task import STEPS_PER_ROUND_DEFAULT_MAX, Task, prepare
+from p2pfusion.core.task_file import load_task_file
 from p2pfusion.core.training import flattened, train
 from p2pfusion.errors import TaskError
 from p2pfusion.zoo.blueprints import mlp

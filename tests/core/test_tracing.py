@@ -19,6 +19,7 @@ from p2pfusion.core import recorder, tracing_rules
 from p2pfusion.core.blueprint import Axis, Blueprint
 from p2pfusion.core.flows import Classes, Part
 from p2pfusion.core.recording import Recording
+from p2pfusion.core.replay import Replay
 from p2pfusion.core.scaler import Scaler
 from p2pfusion.core.submodel import SubModel, extract
 from p2pfusion.core.tracing import blueprint_of_module
@@ -245,6 +246,59 @@ def test_scalers_stand_where_layers_sum_over_what_is_sliced() -> None:
     for rate, mode in ((0.25, True), (1.0, False)):
         y = hidden / rate
         torch.testing.assert_close(narrow.train(mode)(x), F.linear(y, b.weight, b.bias) + F.linear(y, c.weight, c.bias))
+
+
+ONE_OUTPUT: Mapping[str, tuple[nn.Module, torch.Tensor]] = {
+    "head": (Net(lambda net, x: net.b(net.a(x).relu()), a=nn.Linear(8, 16), b=nn.Linear(16, 1)), torch.randn(4, 8)),
+    "gate": (
+        Net(
+            lambda net, x: net.b((y := net.a(x).relu()) * net.c(y).sigmoid()),
+            a=nn.Linear(8, 16), b=nn.Linear(16, 3), c=nn.Linear(16, 1),
+        ),
+        torch.randn(4, 8),
+    ),
+    "squeeze": (
+        Net(
+            lambda net, x: net.b((y := net.a(x).relu()) * net.c(y.mean((2, 3), keepdim=True)).sigmoid()).mean((2, 3)),
+            a=nn.Conv2d(3, 16, 1), b=nn.Conv2d(16, 3, 1), c=nn.Conv2d(16, 1, 1),
+        ),
+        torch.randn(4, 3, 6, 6),
+    ),
+    "embedding": (
+        Net(lambda net, x: net.b(net.a(net.e(x).squeeze(-1)).relu()), e=nn.Embedding(9, 1), a=nn.Linear(8, 16),
+            b=nn.Linear(16, 3)),
+        torch.arange(32).view(4, 8) % 9,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ONE_OUTPUT)
+def test_a_layer_with_one_output_is_no_axis_and_hinders_none(name: str) -> None:
+    module, x = ONE_OUTPUT[name]
+    blueprint = blueprint_of_module(module, x)
+    assert blueprint.axes == (Axis("a.out", 16),)
+    half = SubModel.of(blueprint, {"a.out": [range(4)]})
+    assert loaded(blueprint, half, extract(blueprint, flattened(module), half))(x).shape == module(x).shape
+
+
+def test_a_frozen_replay_has_scalers_and_no_chance() -> None:
+    """Dropout of a layer, of a function and by hand are off; evaluation stays as it was."""
+
+    def chancy(net: Any, x: torch.Tensor) -> torch.Tensor:
+        y = F.dropout(net.d(F.relu(net.a(x))), 0.5, net.training)
+        return net.b(y * (torch.rand(len(y), 1) > 0.5) * 2) if net.training else net.b(y)
+
+    module, x = flat(chancy, d=nn.Dropout(0.5))
+    blueprint = blueprint_of_module(module, x)
+    half = SubModel.of(blueprint, {"a.out": [range(4)]})
+    narrow = loaded(blueprint, half, extract(blueprint, flattened(module), half))
+    assert isinstance(narrow, Replay)
+    before = narrow.eval()(x)
+    narrow.freeze()
+    assert torch.equal(narrow.eval()(x), before)
+    a, b = (narrow.get_submodule(name) for name in "ab")
+    hidden = F.relu(F.linear(x, a.weight, a.bias)) / 0.25
+    torch.testing.assert_close(narrow.train()(x), F.linear(hidden, b.weight, b.bias))
 
 
 def test_the_output_layer_can_be_hooked() -> None:

@@ -78,7 +78,7 @@ def test_a_partition_keeps_its_place_in_the_run() -> None:
 
 
 def test_an_algorithm_is_one_there_is_and_trains() -> None:
-    with pytest.raises(UsageError, match="unknown algorithm 'magic': choose one of nested, "):
+    with pytest.raises(UsageError, match="unknown algorithm 'magic': choose one of auto, nested, "):
         turned(order_of(Scenario()), algorithm="magic")
     with pytest.raises(UsageError, match=r"'ring' keeps a model on every node.*p2pfusion\.lab\.rounds"):
         turned(order_of(Scenario()), algorithm="ring")

@@ -102,7 +102,7 @@ def test_traces_are_named_by_what_was_varied() -> None:
 
 def test_a_title_says_what_all_runs_have_in_common() -> None:
     assert title_of(orders()) == "latency: 4 nodes, 3 rounds, slice 50%, task light"
-    assert title_of(orders(task=("digits",), nodes=(4, 8))) == "latency: 3 rounds, slice 50%, task digits, msfusion"
+    assert title_of(orders(task=("digits",), nodes=(4, 8))) == "latency: 3 rounds, slice 50%, task digits, auto"
 
 
 def test_everything_is_written_and_can_be_read(tmp_path: Path) -> None:

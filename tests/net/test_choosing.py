@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from p2pfusion.core.footprint import Load
 from p2pfusion.net.choosing import (
     AUTOCAST_GAIN,
     MEMORY_SHARE,
@@ -21,10 +22,16 @@ from p2pfusion.net.choosing import (
     predicted,
 )
 
+
+def load(parameters: float) -> Load:
+    return Load(round(parameters), round(parameters))
+
+
+LOADS = st.integers(1, 10**9).map(load)
 COSTS = st.builds(
     Step,
     seconds=st.floats(1e-6, 100),
-    parameters=st.integers(1, 10**9),
+    load=LOADS,
     batch_bytes=st.integers(0, 10**10),
 )
 TABLES = st.dictionaries(st.sampled_from(RATES), COSTS, min_size=1)
@@ -62,7 +69,7 @@ def test_a_slower_device_or_less_memory_never_gives_more(
 
 
 def test_by_hand() -> None:
-    costs = {rate: Step(rate**2, round(1e6 * rate**2), round(1e8 * rate)) for rate in RATES}
+    costs = {rate: Step(rate**2, load(1e6 * rate**2), round(1e8 * rate)) for rate in RATES}
     assert choose_rate(costs, Wanted(steps=1, free_bytes=None)).rate == 1
     timed = choose_rate(costs, Wanted(steps=50, free_bytes=None))
     assert (timed.rate, timed.limit, timed.larger) == (0.25, "time", (0.5, costs[0.5]))
@@ -74,18 +81,18 @@ def test_by_hand() -> None:
         choose_rate({}, Wanted(steps=1, free_bytes=None))
 
 
-@given(COSTS, st.floats(1, 8), st.integers(1, 10**9))
-def test_a_prediction_is_an_upper_limit_and_says_so(step: Step, factor: float, parameters: int) -> None:
-    larger = predicted(step, factor, parameters)
+@given(COSTS, st.floats(1, 8), LOADS)
+def test_a_prediction_is_an_upper_limit_and_says_so(step: Step, factor: float, larger_load: Load) -> None:
+    larger = predicted(step, factor, larger_load)
     assert larger.seconds >= step.seconds
     assert larger.batch_bytes >= step.batch_bytes
-    assert larger.parameters == parameters
+    assert larger.load == larger_load
     assert not larger.is_measured
 
 
 def option(rate: float, seconds: float, *, fits: bool = True, lower: bool = False) -> Option:
     free = None if fits else 0
-    return Option(choose_rate({rate: Step(seconds, 1, 1)}, Wanted(steps=1, free_bytes=free, round_s=1e9)), lower)
+    return Option(choose_rate({rate: Step(seconds, load(1), 1)}, Wanted(steps=1, free_bytes=free, round_s=1e9)), lower)
 
 
 def test_the_larger_slice_comes_first_then_the_faster_place() -> None:

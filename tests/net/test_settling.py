@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from p2pfusion.algorithms.presets import Terms
+from p2pfusion.core.footprint import Load
+from p2pfusion.core.objectives import Job, Plain, StepLoss
 from p2pfusion.core.place import CPU, Place
+from p2pfusion.core.submodel import Vector
 from p2pfusion.core.task import Prepared, Task, prepare
 from p2pfusion.errors import TrainingError, UsageError
 from p2pfusion.net import lan
@@ -42,15 +47,16 @@ class Fake:
     def clock(self) -> float:
         return self.now_s
 
-    def parameters(self, rate: float) -> int:
-        return round(self._parameters * rate**2)
+    def load(self, rate: float) -> Load:
+        size = round(self._parameters * rate**2)
+        return Load(size, size)
 
     def __call__(self, place: Place, rate: float, seconds: float) -> Step:
         self.tried.append((place, rate))
         step_s = self._step_s[place] * rate**2
         steps = min(STEPS_TIMED_MAX, max(1, -int(-seconds // step_s)))
         self.now_s += steps * step_s
-        return Step(step_s, self.parameters(rate), round(self._kept * rate))
+        return Step(step_s, self.load(rate), round(self._kept * rate))
 
 
 def as_trial(fake: Fake) -> Any:
@@ -136,12 +142,58 @@ def test_a_trial_trains_what_the_node_will(prepared: Prepared) -> None:
     before = prepared.genesis.copy()
     half = trial(CPU, 0.5, 100.0)
     assert half.seconds == 1.0
-    assert half.parameters == trial.parameters(0.5) == mlp(4, (8,), 2).size
+    assert half.load == trial.load(0.5)
+    assert half.load.parameters == mlp(4, (8,), 2).size
     whole = trial(CPU, 1.0, 100.0)
-    assert whole.parameters == prepared.blueprint.size
+    assert whole.load.parameters == prepared.blueprint.size
     assert whole.batch_bytes > half.batch_bytes > 0
     assert (prepared.genesis == before).all()
-    assert Trial(prepared, "full").parameters(0.5) == prepared.blueprint.size
+    assert Trial(prepared, "full").load(0.5).parameters == prepared.blueprint.size
+
+
+def test_what_cannot_be_sliced_says_so(prepared: Prepared) -> None:
+    terms = Terms(common_rate=0.5)
+    loads = {
+        name: Trial(prepared, name, terms=terms).load(0.5) for name in ("heterofl", "small", "members", "msfusion")
+    }
+    assert {name: load.is_sliced for name, load in loads.items()} == {
+        "heterofl": True, "small": False, "members": False, "msfusion": True,
+    }  # fmt: skip
+    assert (loads["members"].networks, loads["members"].networks_all) == (1, 2)
+    assert loads["msfusion"].extra_vectors == 3
+
+
+class Counting:
+    """An objective of which every step takes longer once it remembers a training."""
+
+    is_scaled, extra_vectors = True, 1
+
+    def __init__(self, clock: list[float]) -> None:
+        self.clock, self.trainings = clock, 0
+
+    def __deepcopy__(self, memo: object) -> Counting:
+        return Counting(self.clock)
+
+    def begin(self, job: Job) -> StepLoss:
+        inner = Plain().begin(job)
+
+        def step(module: torch.nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            self.clock[0] += 2.0 if self.trainings else 1.0
+            return inner(module, x, y)
+
+        return step
+
+    def done(self, job: Job, after: Vector) -> None:
+        self.trainings += 1
+
+
+def test_an_objective_that_remembers_is_timed_as_in_later_rounds_at_every_rate(prepared: Prepared) -> None:
+    clock = [0.0]
+    trial = Trial(prepared, "heterofl", clock=lambda: clock[0])
+    objective = Counting(clock)
+    trial._algorithm.way = replace(trial._algorithm.way, objective=objective)
+    assert [trial(CPU, rate, 100.0).seconds for rate in (0.25, 0.5)] == [2.0, 2.0]
+    assert objective.trainings == 0, "the node's own has yet to train"
 
 
 # -- what a node gets of it -------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from p2pfusion.algorithms.base import Evaluation, Product
 from p2pfusion.core.blueprint import Axis, Blueprint, Dim, Init, Parameter
 from p2pfusion.core.submodel import SubModel, extract
-from p2pfusion.node.contents import Contents, Listed, pack, taken, unpack
+from p2pfusion.node.contents import Contents, Listed, Measured, pack, taken, unpack
 from p2pfusion.node.resuming import named
 
 
@@ -45,14 +45,23 @@ def test_a_network_is_cut_out_as_a_sub_model_is(units: set[int], blocks: tuple[s
 def test_what_was_said_comes_back() -> None:
     whole, body = BLUEPRINT.whole(), SubModel(("body",))
     product = Product({"half": body, "all": whole}, {"algorithm": "magic"})
-    listed = unpack(pack(BLUEPRINT, Contents(product, Evaluation.of({"half": 0.5, "all": 0.75}), 7)))
+    listed = unpack(pack(BLUEPRINT, Contents(product, Measured(Evaluation.of({"half": 0.5, "all": 0.75}), 7))))
     assert (listed.served, listed.accuracy, listed.round) == ("all", 0.75, 7)
     assert listed.origin == {"algorithm": "magic"}
     assert {name: one.accuracy for name, one in listed.networks.items()} == {"half": 0.5, "all": 0.75}
-    one = unpack(pack(BLUEPRINT, Contents(Product({"all": whole}), Evaluation(0.25), 2)))
+    one = unpack(pack(BLUEPRINT, Contents(Product({"all": whole}), Measured(Evaluation(0.25), 2))))
     assert (one.networks["all"].accuracy, one.served) == (0.25, None)
     assert unpack(pack(BLUEPRINT, Contents(Product()))) == Listed()
     assert unpack(None) == Listed()
+
+
+def test_unmeasured_the_narrowest_width_but_all_networks_side_by_side() -> None:
+    whole, body = BLUEPRINT.whole(), SubModel(("body",))
+    narrow = SubModel.of(BLUEPRINT, {"hidden": [(0, 2)]})
+    products = Product(), Product({"25%": narrow, "100%": whole}), Product({"1 of 2": body, "2 of 2": whole})
+    fallbacks = [None, "25%", "2 of 2"]
+    assert [product.fallback for product in products] == fallbacks
+    assert [unpack(pack(BLUEPRINT, Contents(product))).fallback for product in products] == fallbacks
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"{}", b"\xff", b'{"networks":3}'])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -19,7 +21,7 @@ tokens = st.lists(st.sampled_from(["a", "b", "cat", UNKNOWN]), min_size=1, max_s
 
 
 def test_words_end_their_lines() -> None:
-    assert words(" = Robert = \n\n he <unk> . \n") == [
+    assert list(words(" = Robert = \n\n he <unk> . \n")) == [
         "=",
         "Robert",
         "=",
@@ -30,7 +32,21 @@ def test_words_end_their_lines() -> None:
         ".",
         "<eos>",
     ]
-    assert words("no newline at the end") == ["no", "newline", "at", "the", "end", "<eos>"]
+    assert list(words("no newline at the end")) == ["no", "newline", "at", "the", "end", "<eos>"]
+
+
+def test_words_are_cut_line_by_line() -> None:
+    """A list of all words would take ten bytes a character."""
+    text = "to be or not to be\n" * 20_000
+    tracemalloc.start()
+    try:
+        found = vocabulary(words(text)).encode(words(text))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(found) == 140_000
+    assert peak < 4 * len(text)
+    assert list(words("\n\na")) == ["<eos>", "<eos>", "a", "<eos>"]
 
 
 def test_the_vocabulary_is_the_most_frequent_by_name() -> None:
