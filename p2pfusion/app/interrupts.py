@@ -74,8 +74,9 @@ def terminate_like_interrupt() -> None:
 
 @contextmanager
 def interrupted_once() -> Iterator[None]:
-    """For a command that runs loops, but none to hand a callback to: while entered, the first signal raises
-    KeyboardInterrupt, those that follow at once do nothing, a later one ends the process.
+    """For a command that runs virtual loops, or none: while entered, the first signal raises KeyboardInterrupt.
+
+    Those that follow at once do nothing, a later one ends the process.
 
     What a loop that is broken off in its middle says while it falls apart is kept from the terminal, and whoever was
     interrupted leaves this with the end of the process: finalizers would only say more.
@@ -91,7 +92,8 @@ def interrupted_once() -> Iterator[None]:
         first_s = perf_counter()
         sys.unraisablehook = _say_nothing
         logging.disable()
-        raise KeyboardInterrupt
+        if not _told_loop():
+            raise KeyboardInterrupt
 
     previous = {number: signal.signal(number, handle) for number in _SIGNALS}
     try:
@@ -104,6 +106,17 @@ def interrupted_once() -> Iterator[None]:
             os._exit(HARD_EXIT_STATUS)
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _told_loop() -> bool:
+    """Whether a virtual loop runs here; it then raises KeyboardInterrupt itself, where that breaks nothing."""
+    try:
+        interrupt = getattr(asyncio.get_running_loop(), "interrupt", None)
+    except RuntimeError:
+        return False
+    if interrupt is not None:
+        interrupt()
+    return interrupt is not None
 
 
 def _say_nothing(unraisable: object) -> None:

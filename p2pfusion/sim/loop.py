@@ -94,6 +94,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._timers = itertools.count()
         self._tasks = itertools.count(1)
         self._gates_shut = 0
+        self._is_interrupted = False
         self.failure: BaseException | None = None
         """The first exception nobody would have seen."""
         self._selector = self  # the base class asks its selector one question: select(timeout)
@@ -106,6 +107,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def select(self, timeout: float | None) -> list[Any]:
         """What the base class believes to be the wait for sockets: moves the clock to the next timer."""
+        if self._is_interrupted:
+            self._is_interrupted = False  # so that whoever is cancelled now can clean up
+            raise KeyboardInterrupt
         if timeout is not None and timeout <= 0:
             self._steps += 1
             if self._steps > STEPS_PER_MOMENT_MAX:
@@ -123,6 +127,14 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._move_to(when_s)
         self._keep_behind_gates()
         return []
+
+    def interrupt(self) -> None:
+        """For a signal handler: raise KeyboardInterrupt out of `run` before the next callback.
+
+        Raised at any instruction it may hit asyncio's own bookkeeping, which then waits for ever for a task that is
+        done, or a finalizer, which swallows it.
+        """
+        self._is_interrupted = True
 
     def shut(self, gate: Gate) -> None:
         """Nothing behind the gate runs until `reopen`; what is already under way in this pass does."""

@@ -243,6 +243,33 @@ def test_ctrl_c_ends_the_run():
     assert cleaned == [1.0]
 
 
+def test_an_interrupt_waits_for_the_end_of_a_callback_and_lets_everybody_clean_up():
+    """Raised within one, it could hit asyncio's own bookkeeping: a group would wait for ever for a task that is done."""
+    seen: list[str] = []
+
+    async def child() -> None:
+        try:
+            await asyncio.sleep(5)
+        finally:
+            seen.append("cleaned up")
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        async with asyncio.TaskGroup() as group:
+            for _ in range(3):
+                group.create_task(child())
+            await asyncio.sleep(1)
+            loop.interrupt()
+            seen.append("the callback went on")
+            await asyncio.sleep(1)
+            seen.append("never")
+
+    with pytest.raises(KeyboardInterrupt):
+        run(main)
+    assert seen == ["the callback went on", *["cleaned up"] * 3]
+
+
 def test_the_loop_opens_no_file_and_closes_cleanly():
     before = sorted(os.listdir("/dev/fd"))
     loop = VirtualLoop()
