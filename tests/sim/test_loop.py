@@ -244,7 +244,7 @@ def test_ctrl_c_ends_the_run():
 
 
 def test_an_interrupt_waits_for_the_end_of_a_callback_and_lets_everybody_clean_up():
-    """Raised within one, it could hit asyncio's own bookkeeping: a group would wait for ever for a task that is done."""
+    """Raised within one it could hit asyncio's own bookkeeping: a group then waits for ever for a task that is done."""
     seen: list[str] = []
 
     async def child() -> None:
