@@ -102,6 +102,8 @@ def _small(blueprint: Blueprint, terms: Terms) -> Blueprint:
 
 
 def _members(blueprint: Blueprint, terms: Terms) -> Blueprint:
+    if not blueprint.axes:
+        raise TaskError("members: nothing of this network can be made narrower; choose --algorithm full")
     return ensemble(blueprint.narrow(terms.common_rate), MEMBERS)
 
 

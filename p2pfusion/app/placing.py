@@ -21,7 +21,7 @@ def explained(settled: Settled) -> str | None:
     slices = "slices of " if choice.step.load.is_sliced else ""
     text = (
         f"trains {slices}{_part(choice.rate, choice.step)} on {settled.place}: a round of {steps} steps takes about "
-        f"{seconds(steps * choice.step.seconds)} and {data_size(choice.step.needed_bytes)}"
+        f"{seconds(steps * choice.step.seconds)} and {data_size(choice.step.needed_bytes)} of memory"
     )
     parts = [text, *_why(taken, settled), *(_other(one, settled) for one in others)]
     return "; ".join([*parts, *(f"not on {why.splitlines()[0]}" for why in settled.failed)])

@@ -61,7 +61,9 @@ def require(device: str) -> None:
     built: Any = torch.backends.cuda if device == "cuda" else torch.backends.mps
     if built.is_built():
         raise UsageError(f"--device {device}: torch finds no such device on this computer; use --device cpu or auto")
-    raise UsageError(f"--device {device}: this torch was built without; install one that has it, or use --device cpu")
+    raise UsageError(
+        f"--device {device}: this torch was built without it; install one that has it, or use --device cpu"
+    )
 
 
 def places(device: str, there: Machine, *, is_auto: bool) -> tuple[Place, ...]:

@@ -70,6 +70,8 @@ def test_the_default_keeps_a_network_whose_weights_are_given_or_that_cannot_be_n
         made_by_default = algorithm(ALGORITHM_DEFAULT, task)
         assert made_by_default.product.origin["algorithm"] == name
         assert made_by_default.blueprint == algorithm(name, task).blueprint
+    with pytest.raises(TaskError, match="choose --algorithm full"):
+        algorithm("members", rigid)
 
 
 def test_the_documentation_lists_every_row() -> None:

@@ -36,17 +36,17 @@ def test_what_is_as_ever_is_not_said() -> None:
 
 def test_the_whole_needs_no_reason() -> None:
     assert explained(settled(probed(CPU, 0.01))) == (
-        "trains slices of 100% on cpu in float32: a round of 40 steps takes about 0.4 s and 30.0 MB"
+        "trains slices of 100% on cpu in float32: a round of 40 steps takes about 0.4 s and 30.0 MB of memory"
     )
 
 
 def test_why_not_more() -> None:
     assert explained(settled(probed(CPU, 0.25), probed(GPU, 1.0))) == (
-        "trains slices of 50% on cpu in float32: a round of 40 steps takes about 2.5 s and 10.0 MB; "
+        "trains slices of 50% on cpu in float32: a round of 40 steps takes about 2.5 s and 10.0 MB of memory; "
         "100% would take 10 s, where 5 s are wanted; on cuda in bfloat16 it would be 25% and 2.5 s"
     )
     assert explained(settled(probed(CPU, 0.01, 40_000_000, is_measured=False))) == (
-        "trains slices of 50% on cpu in float32: a round of 40 steps takes about 0.1 s and 10.0 MB; "
+        "trains slices of 50% on cpu in float32: a round of 40 steps takes about 0.1 s and 10.0 MB of memory; "
         "100% would take up to 30.0 MB, where half of 40.0 MB is free for it"
     )
 
@@ -60,7 +60,8 @@ def test_what_no_axis_cuts_is_told_by_its_parameters() -> None:
 
     both = Load(39_428, 19_714, networks=2, networks_all=2, is_sliced=False)
     assert told(2, both) == (
-        "trains 1 of 2 networks, 19 714 parameters on cpu in float32: a round of 40 steps takes about 0.4 s and 395 kB;"
+        "trains 1 of 2 networks, 19 714 parameters on cpu in float32: "
+        "a round of 40 steps takes about 0.4 s and 395 kB of memory;"
         " 2 of 2 networks, 39 428 parameters would take 40 s, where 5 s are wanted"
     )
     small = Load(19_714, 19_714, is_sliced=False)
@@ -69,7 +70,8 @@ def test_what_no_axis_cuts_is_told_by_its_parameters() -> None:
 
 def test_the_smallest_all_the_same() -> None:
     assert explained(settled(probed(CPU, 64.0), failed=("mps in float32: no such operation\n  at line 3",))) == (
-        "trains slices of 12.5% on cpu in float32: a round of 40 steps takes about 40 s and 1.6 MB; more than is good, "
+        "trains slices of 12.5% on cpu in float32: a round of 40 steps takes about 40 s and 1.6 MB of memory; "
+        "more than is good, "
         "where 5 s are wanted, but there is no smaller one; not on mps in float32: no such operation"
     )
 

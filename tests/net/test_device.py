@@ -39,7 +39,7 @@ def test_a_plain_processor_never_leaves_float32() -> None:
 @pytest.mark.parametrize(
     ("name", "is_built", "words"),
     [
-        ("cuda", False, "--device cuda: this torch was built without; install one"),
+        ("cuda", False, "--device cuda: this torch was built without it; install one"),
         ("cuda", True, "--device cuda: torch finds no such device on this computer; use --device cpu or auto"),
         ("mps", True, "--device mps: torch finds no such device"),
         ("tpu", True, "choose one of auto, cpu, cuda, mps"),
