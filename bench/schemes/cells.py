@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 
 MIXED = (1.0, 1.0, 0.5, 0.5, 0.25, 0.25, 0.25, 0.25)
 SLICES = ("msfusion", "heterofl", "fedrolex", "random_dropout", "nested", "members")
-REFERENCES = ("small", "full", "alone", "centralised")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

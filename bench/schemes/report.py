@@ -12,6 +12,8 @@ from bench.schemes.cells import TABLES, Cell
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "schemes.md"
 Line = dict[str, Any]
+WHOLE = ("full", "dpsgd", "alone", "centralised")
+"""Rows whose nodes train the whole model, whatever the table's rate."""
 
 
 def write(lines: Sequence[Line]) -> None:
@@ -51,7 +53,7 @@ def _row(cell: Cell, lines: Sequence[Line], head: Sequence[str], *, is_text: boo
     )
     by_name = {
         "scheme": cell.row if cell.calibrate or is_text else f"{cell.row}, uncalibrated",
-        "rate": "mixed" if cell.rate is None else f"{cell.rate:g}",
+        "rate": "1" if cell.row in WHOLE else "mixed" if cell.rate is None else f"{cell.rate:g}",
         "nodes": str(cell.nodes),
         "served": "/".join(sorted({line["served"] for line in lines})),
         "all widths": each if len(widths) > 1 else "",

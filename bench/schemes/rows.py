@@ -21,7 +21,7 @@ class Row:
 
 
 def _constant() -> Scheme:
-    """As much overlap as the schedule has on average, in every round."""
+    """As much overlap in every round as the schedule has on average over its 200 rounds."""
     return double_shift(constant(0.25))
 
 

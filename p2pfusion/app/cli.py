@@ -72,7 +72,7 @@ _SENDING = _options(
 )  # fmt: skip
 _AGREED = _options(
     click.option("--algorithm", default=ALGORITHM_DEFAULT, show_default=True, metavar="NAME",
-                 help="How slices are chosen."),
+                 help="What a node trains, and how (docs/choosing.md)."),
     click.option("--common", type=values.RATE, default=f"{COMMON_RATE_DEFAULT * 100:g}%", show_default=True,
                  help="The width that every device of the run can train."),
     click.option("--outer-momentum", "momentum", type=values.MOMENTUM, default="0%", show_default=True,
@@ -80,7 +80,7 @@ _AGREED = _options(
     click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True,
                  help="Must be the same on all nodes."),
 )  # fmt: skip
-_SLICE_HELP = "How much of every sliced axis one node trains"
+_SLICE_HELP = "The width that this device can train, as a share of every sliced axis"
 _TRAINING = _options(
     click.option("--slice", "rate", type=values.RATE, default="50%", show_default=True, help=f"{_SLICE_HELP}."), _AGREED
 )

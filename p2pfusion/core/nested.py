@@ -33,7 +33,7 @@ Slices = Mapping[str, Index]
 class Nested:
     """An `Objective`: the owner's loss of the narrowest plus that of a wider one drawn anew in every step.
 
-    For sub-models of `schemes.static`. Who holds the narrowest only, trains it alone.
+    For sub-models that `widest` gives. Who holds the narrowest only, trains it alone.
     """
 
     is_scaled = False

@@ -42,7 +42,7 @@ class Played:
     contributed: tuple[Contributed, ...]
 
 
-class Place:
+class Player:
     """One node's `RoundContext`, round after round."""
 
     def __init__(self, algorithm: Algorithm, rng: random.Random) -> None:
@@ -87,14 +87,14 @@ class Place:
 
 def rounds(algorithms: Sequence[Algorithm], rates: Sequence[float], reach: Reach, seed: int = 0) -> Iterator[Played]:
     """Round after round, without end; node i has rate `rates[i]`. `seed`: of what schemes draw."""
-    places = [Place(algorithm, random.Random(f"{seed} {rank}")) for rank, algorithm in enumerate(algorithms)]
+    players = [Player(algorithm, random.Random(f"{seed} {rank}")) for rank, algorithm in enumerate(algorithms)]
     index = 0
     while True:
-        seats = [Seat(rank=rank, peers=len(places), round=index, rates=tuple(rates)) for rank in range(len(places))]
-        given = tuple(place.play(seat) for place, seat in zip(places, seats, strict=True))
-        models = _models(algorithms[0], places, given, reach)
-        for place, model in zip(places, models * len(places) if reach == "all" else models, strict=False):
-            place.model = model
+        seats = [Seat(rank=rank, peers=len(players), round=index, rates=tuple(rates)) for rank in range(len(players))]
+        given = tuple(player.play(seat) for player, seat in zip(players, seats, strict=True))
+        models = _models(algorithms[0], players, given, reach)
+        for player, model in zip(players, models * len(players) if reach == "all" else models, strict=True):
+            player.model = model
         yield Played(index, models, given)
         index += 1
 
@@ -107,17 +107,17 @@ def neighbours(rank: int, peers: int, reach: Reach) -> tuple[int, ...]:
 
 
 def _models(
-    algorithm: Algorithm, places: Sequence[Place], given: Sequence[Contributed], reach: Reach
+    algorithm: Algorithm, players: Sequence[Player], given: Sequence[Contributed], reach: Reach
 ) -> tuple[Vector, ...]:
     """Averages on what overlaps, of values (PAPERS.md 1.5): every node's are its own model's plus what it gave."""
     blueprint, whole = algorithm.blueprint, algorithm.blueprint.whole()
     models = []
-    for rank in range(1 if reach == "all" else len(places)):
-        mine, counted = places[rank].model, []
-        for other in neighbours(rank, len(places), reach):
+    for rank in range(1 if reach == "all" else len(players)):
+        mine, counted = players[rank].model, []
+        for other in neighbours(rank, len(players), reach):
             one, delta = given[other], given[other].delta
-            if places[other].model is not mine:
-                apart = places[other].model - mine
+            if players[other].model is not mine:
+                apart = players[other].model - mine
                 delta = delta + extract(blueprint, apart, one.sub_model)
             counted.append(Weighted(other.to_bytes(16, "big"), one.samples, one.sub_model, delta))
         models.append(fold(blueprint, whole, mine, counted))

@@ -22,7 +22,7 @@ from p2pfusion.core.schemes import Seat
 from p2pfusion.core.submodel import SubModel, extract
 from p2pfusion.core.task import Prepared, Task, prepare
 from p2pfusion.errors import TaskError, UsageError
-from p2pfusion.lab.rounds import Place, rounds
+from p2pfusion.lab.rounds import Player, rounds
 from p2pfusion.wire.description import describe_run, first_difference
 
 CHOOSING = Path(__file__).parents[2] / "docs" / "choosing.md"
@@ -277,11 +277,11 @@ def test_who_missed_rounds_repeats_one_rounds_share_of_the_movement(prepared: Pr
     """The model moved by 1 in each of the four rounds that a straggler trained one of; a newcomer repeats nothing."""
     still = replace(prepared, lr_schedule=lambda _: 0.0)
     sliced = algorithm("full", still, terms=Terms(outer_momentum=0.6))
-    place = Place(sliced, random.Random(0))
+    player = Player(sliced, random.Random(0))
     moved = []
     for round_index in (3, 4, 8):
-        place.model = sliced.genesis + np.float32(round_index)
-        moved.append(place.play(Seat(rank=0, peers=1, round=round_index, rates=(1.0,))).delta)
+        player.model = sliced.genesis + np.float32(round_index)
+        moved.append(player.play(Seat(rank=0, peers=1, round=round_index, rates=(1.0,))).delta)
     assert not moved[0].any()
     assert np.allclose(moved[1], 0.6, atol=1e-5)
     assert np.allclose(moved[2], 0.6, atol=1e-5)
