@@ -39,26 +39,38 @@ class Cell:
 
 
 def _equal(data: str, rounds: int, steps: int) -> tuple[Cell, ...]:
-    """Rate 1/4 with all rows; the references that do not depend on the rate once."""
+    """Rate 1/4 with all rows; the references that do not depend on the rate once. Other rates for half as long."""
     base = Cell(table=data, row="", data=data, rate=0.25, alpha=0.5, rounds=rounds, steps=steps)
-    rows = [replace(base, row=row) for row in (*SLICES, "small", "ring", "dpsgd", "full", "alone", "centralised")]
-    others = [replace(base, row=row, rate=rate, common=rate) for rate in (0.5, 0.125) for row in (*SLICES, "small")]
+    rows = [replace(base, row=row) for row in (*SLICES, "small", "full", "alone", "centralised", "dpsgd", "ring")]
+    short = replace(base, rounds=rounds // 2)
+    others = [replace(short, row=row, rate=rate, common=rate) for rate in (0.5, 0.125) for row in (*SLICES, "small")]
     return (*rows, *others)
 
 
-def _mixed(alpha: float, rounds: int, steps: int, data: str = "fashion") -> tuple[Cell, ...]:
-    name = f"{data}-mixed-{alpha:g}"
-    base = Cell(table=name, row="", data=data, rate=None, alpha=alpha, rounds=rounds, steps=steps)
+def _mixed(alpha: float, rounds: int, steps: int) -> tuple[Cell, ...]:
+    base = Cell(
+        table=f"fashion-mixed-{alpha:g}", row="", data="fashion", rate=None, alpha=alpha, rounds=rounds, steps=steps
+    )
     return tuple(replace(base, row=row) for row in ("small", "members", *(s for s in SLICES if s != "members"), "full"))
 
 
-def _scaling(rounds: int, steps: int) -> tuple[Cell, ...]:
-    """Every node has 1/20 of the data, however many they are."""
-    base = Cell(table="scaling", row="", data="fashion", rate=0.25, alpha=0.5, rounds=rounds, steps=steps)
+def _longer(cells: tuple[Cell, ...], rounds: int) -> tuple[Cell, ...]:
+    """The default and what it is judged by, trained so long that the small network has stopped getting better."""
+    rows = ("small", "members", "full") if cells[0].rate else ("small", "members")
     return tuple(
-        replace(base, row=row, nodes=nodes, share=nodes / 20)
-        for nodes in (5, 10, 20)
-        for row in ("msfusion", "members")
+        replace(cell, table=f"{cell.table}-long", rounds=rounds)
+        for cell in cells
+        if cell.row in rows and cell.rate == cells[0].rate
+    )
+
+
+def _scaling(rounds: int, steps: int) -> tuple[Cell, ...]:
+    """Every node has 1/20 of the data, however many they are; the more there are, the narrower what each trains."""
+    base = Cell(table="scaling", row="", data="fashion", rate=None, alpha=0.5, rounds=rounds, steps=steps)
+    return tuple(
+        replace(base, row=row, nodes=nodes, rate=rate, common=rate, share=nodes / 20)
+        for nodes, rate in ((5, 0.5), (10, 0.375), (20, 0.25))
+        for row in ("msfusion", "members", "small")
     )
 
 
@@ -86,10 +98,13 @@ TABLES: Mapping[str, tuple[Cell, ...]] = {
     for cells in (
         _mixed(0.3, 100, 20),
         _mixed(1.0, 100, 20),
+        _longer(_mixed(0.3, 100, 20), 200),
+        _longer(_mixed(1.0, 100, 20), 200),
         _equal("fashion", 100, 20),
-        _equal("cifar10", 60, 20),
+        _longer(_equal("fashion", 100, 20), 200),
+        _equal("cifar10", 40, 12),
         _text("shakespeare", 40, 20),
-        _scaling(60, 20),
-        _ablation(60, 20),
+        _scaling(30, 20),
+        _ablation(40, 20),
     )
 }

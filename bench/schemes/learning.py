@@ -62,7 +62,7 @@ def material(data: str) -> Material:
 def _pictures(data: str) -> Material:
     found = images(data, shards=3)
     end = TRAIN_IMAGES + VALIDATION_IMAGES
-    widths, blocks = ((32, 64, 128), 1) if data == "fashion" else ((32, 64, 128, 256), 2)
+    widths, blocks = ((32, 64, 128), 1) if data == "fashion" else ((16, 32, 64, 128), 2)
     return Material(
         blueprint=residual_cnn(found.channels, widths, 10, blocks_per_stage=blocks, groups=8, stem_stride=2),
         train=found.train.fetch(range(TRAIN_IMAGES)),
