@@ -10,7 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 MIXED = (1.0, 1.0, 0.5, 0.5, 0.25, 0.25, 0.25, 0.25)
-SLICES = ("msfusion", "heterofl", "fedrolex", "random_dropout", "nested", "members")
+SLICES = ("msfusion", "heterofl", "fedrolex", "random_dropout")
+"""Rows whose nodes train slices of one network, the same that `full` trains."""
+PARTS = frozenset((*SLICES, "ring", "no contrast", "constant overlap", "neither", "slip"))
+"""All such rows, ablations too."""
+WHOLE = ("members", "small", "full", "alone", "centralised")
+LOWER_LR = 0.3
+"""Slices are tried at this share of the learning rate too: a unit that one of eight devices trains has nobody's steps
+averaged with its own, and the Scaler multiplies its gradients."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +38,8 @@ class Cell:
     outer_momentum: float = 0.6
     calibrate: bool = True
     share: float = 1.0
+    lr_factor: float = 1.0
+    """Of the data's learning rate."""
 
     @property
     def rates(self) -> tuple[float, ...]:
@@ -38,20 +47,32 @@ class Cell:
         return MIXED if self.rate is None else (self.rate,) * self.nodes
 
 
+def _suited(cells: tuple[Cell, ...]) -> tuple[Cell, ...]:
+    """Slices without outer momentum, which harms them, and at both learning rates; whole networks as they are."""
+    found: list[Cell] = []
+    for cell in cells:
+        plain = replace(cell, outer_momentum=0.0)
+        found += [plain, replace(plain, lr_factor=LOWER_LR)] if cell.row in PARTS else [cell]
+    return tuple(found)
+
+
 def _equal(data: str, rounds: int, steps: int) -> tuple[Cell, ...]:
     """Rate 1/4 with all rows; the references that do not depend on the rate once. Other rates for half as long."""
     base = Cell(table=data, row="", data=data, rate=0.25, alpha=0.5, rounds=rounds, steps=steps)
-    rows = [replace(base, row=row) for row in (*SLICES, "small", "full", "alone", "centralised", "dpsgd", "ring")]
+    rows = [replace(base, row=row) for row in (*SLICES, "nested", *WHOLE, "dpsgd", "ring")]
     short = replace(base, rounds=rounds // 2)
-    others = [replace(short, row=row, rate=rate, common=rate) for rate in (0.5, 0.125) for row in (*SLICES, "small")]
+    others = [
+        replace(short, row=row, rate=rate, common=rate)
+        for rate in (0.5, 0.125)
+        for row in (*SLICES, "nested", "members", "small")
+    ]
     return (*rows, *others)
 
 
-def _mixed(alpha: float, rounds: int, steps: int) -> tuple[Cell, ...]:
-    base = Cell(
-        table=f"fashion-mixed-{alpha:g}", row="", data="fashion", rate=None, alpha=alpha, rounds=rounds, steps=steps
-    )
-    return tuple(replace(base, row=row) for row in ("small", "members", *(s for s in SLICES if s != "members"), "full"))
+def _mixed(data: str, alpha: float, rounds: int, steps: int) -> tuple[Cell, ...]:
+    name = f"{data}-mixed-{alpha:g}"
+    base = Cell(table=name, row="", data=data, rate=None, alpha=alpha, rounds=rounds, steps=steps)
+    return tuple(replace(base, row=row) for row in ("small", "members", "nested", *SLICES, "full"))
 
 
 def _longer(cells: tuple[Cell, ...], rounds: int) -> tuple[Cell, ...]:
@@ -64,9 +85,9 @@ def _longer(cells: tuple[Cell, ...], rounds: int) -> tuple[Cell, ...]:
     )
 
 
-def _scaling(rounds: int, steps: int) -> tuple[Cell, ...]:
+def _scaling(data: str, rounds: int, steps: int) -> tuple[Cell, ...]:
     """Every node has 1/20 of the data, however many they are; the more there are, the narrower what each trains."""
-    base = Cell(table="scaling", row="", data="fashion", rate=None, alpha=0.5, rounds=rounds, steps=steps)
+    base = Cell(table="scaling", row="", data=data, rate=None, alpha=0.5, rounds=rounds, steps=steps)
     return tuple(
         replace(base, row=row, nodes=nodes, rate=rate, common=rate, share=nodes / 20)
         for nodes, rate in ((5, 0.5), (10, 0.375), (20, 0.25))
@@ -74,8 +95,8 @@ def _scaling(rounds: int, steps: int) -> tuple[Cell, ...]:
     )
 
 
-def _ablation(rounds: int, steps: int) -> tuple[Cell, ...]:
-    base = Cell(table="ablation", row="", data="fashion", rate=0.25, alpha=0.5, rounds=rounds, steps=steps)
+def _ablation(data: str, rounds: int, steps: int) -> tuple[Cell, ...]:
+    base = Cell(table="ablation", row="", data=data, rate=0.25, alpha=0.5, rounds=rounds, steps=steps)
     rows = ("msfusion", "ring", "no contrast", "constant overlap", "neither", "slip", "uncalibrated")
     cells = [replace(base, row=row) for row in rows]
     return tuple(
@@ -83,8 +104,17 @@ def _ablation(rounds: int, steps: int) -> tuple[Cell, ...]:
     )
 
 
+def _as_it_comes(cells: tuple[Cell, ...]) -> tuple[Cell, ...]:
+    """What somebody gets who sets nothing: no calibration, no outer momentum."""
+    return tuple(
+        replace(cell, table=f"{cell.table}-as-it-comes", calibrate=False, outer_momentum=0.0)
+        for cell in cells
+        if cell.row in ("small", "members") and cell.rate == cells[0].rate
+    )
+
+
 def _text(data: str, rounds: int, steps: int) -> tuple[Cell, ...]:
-    rows = ("small", "full", "msfusion", "heterofl", "fedrolex", "random_dropout", "members", "alone", "centralised")
+    rows = (*SLICES, *WHOLE)
     base = Cell(table=data, row="", data=data, rate=0.25, alpha=None, rounds=rounds, steps=steps, calibrate=False)
     half = replace(base, rate=0.5, common=0.5)
     return (
@@ -93,18 +123,27 @@ def _text(data: str, rounds: int, steps: int) -> tuple[Cell, ...]:
     )
 
 
+MIXED_3, MIXED_10 = _mixed("fashion", 0.3, 100, 20), _mixed("fashion", 1.0, 100, 20)
+EQUAL = _equal("fashion", 100, 20)
+
 TABLES: Mapping[str, tuple[Cell, ...]] = {
-    cells[0].table: cells
+    cells[0].table: _suited(cells)
     for cells in (
-        _mixed(0.3, 100, 20),
-        _mixed(1.0, 100, 20),
-        _longer(_mixed(0.3, 100, 20), 200),
-        _longer(_mixed(1.0, 100, 20), 200),
-        _equal("fashion", 100, 20),
-        _longer(_equal("fashion", 100, 20), 200),
+        MIXED_3,
+        MIXED_10,
+        _longer(MIXED_3, 200),
+        _longer(MIXED_10, 200),
+        _as_it_comes(MIXED_3),
+        _as_it_comes(MIXED_10),
+        EQUAL,
+        _longer(EQUAL, 200),
+        _as_it_comes(EQUAL),
         _equal("cifar10", 40, 12),
+        _equal("fashion-mlp", 60, 20),
+        _mixed("fashion-mlp", 0.3, 60, 20),
+        _mixed("fashion-mlp", 1.0, 60, 20),
         _text("shakespeare", 40, 20),
-        _scaling(30, 20),
-        _ablation(40, 20),
+        _scaling("fashion-mlp", 60, 20),
+        _ablation("fashion-mlp", 60, 20),
     )
 }

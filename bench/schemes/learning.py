@@ -26,7 +26,7 @@ from p2pfusion.core.submodel import extract
 from p2pfusion.core.task import Task, prepare
 from p2pfusion.core.training import Optimizer, Sgd, score
 from p2pfusion.lab.rounds import Played, rounds
-from p2pfusion.zoo.blueprints import residual_cnn
+from p2pfusion.zoo.blueprints import mlp, residual_cnn
 from p2pfusion.zoo.partition import contiguous, dirichlet
 from p2pfusion.zoo.text import vocabulary, windows
 from p2pfusion.zoo.transformers import gpt
@@ -36,6 +36,8 @@ FINAL_LR = 0.02
 """Of the first learning rate; a cosine leads there, so that the last rounds are not noise."""
 LOOKS = 8
 """Points of a learning curve."""
+TEST_LABELS = 3200
+"""In a batch of an evaluation."""
 TIME = 64
 """Characters that a language model sees."""
 Samples = tuple[npt.NDArray[Any], npt.NDArray[np.int64]]
@@ -60,17 +62,18 @@ def material(data: str) -> Material:
 
 
 def _pictures(data: str) -> Material:
-    found = images(data, shards=3)
+    """`fashion-mlp`: the same images as rows of pixels, for a network a tenth as dear."""
+    is_flat = data == "fashion-mlp"
+    found = images("fashion" if is_flat else data, shards=3)
     end = TRAIN_IMAGES + VALIDATION_IMAGES
+    parts = [found.train.fetch(range(TRAIN_IMAGES)), found.train.fetch(range(TRAIN_IMAGES, end)),
+             found.test.fetch(range(len(found.test)))]  # fmt: skip
+    if is_flat:
+        parts = [(x.reshape(len(x), -1), y) for x, y in parts]
+        return Material(mlp(parts[0][0].shape[1], (256, 256), 10), *parts, batch=32, lr=0.1)
     widths, blocks = ((32, 64, 128), 1) if data == "fashion" else ((16, 32, 64, 128), 2)
-    return Material(
-        blueprint=residual_cnn(found.channels, widths, 10, blocks_per_stage=blocks, groups=8, stem_stride=2),
-        train=found.train.fetch(range(TRAIN_IMAGES)),
-        validation=found.train.fetch(range(TRAIN_IMAGES, end)),
-        test=found.test.fetch(range(len(found.test))),
-        batch=32,
-        lr=0.1,
-    )
+    blueprint = residual_cnn(found.channels, widths, 10, blocks_per_stage=blocks, groups=8, stem_stride=2)
+    return Material(blueprint, *parts, batch=32, lr=0.1)
 
 
 def _text(data: str) -> Material:
@@ -111,7 +114,7 @@ def run(cell: Cell, seed: int) -> dict[str, Any]:
 
 def _measured(first: Sliced, played: Played, stuff: Material) -> dict[str, Any]:
     """On test data; of several models (a ring) the mean."""
-    test = as_data(stuff.test, 500 if stuff.blueprint.output_layer == "head.linear" else 50, "test")
+    test = as_data(stuff.test, TEST_LABELS // stuff.test[1][:1].size, "test")
     blueprint, whole = first.blueprint, {"100%": first.blueprint.whole()}
     loss = first.prepared.loss
     validated = first.scores(played.models[0])
@@ -141,7 +144,7 @@ def _algorithms(cell: Cell, stuff: Material, seed: int) -> list[Sliced]:
         parts = parts[:1]
 
     def optimizer(parameters: Iterable[nn.Parameter]) -> Optimizer:
-        return Sgd(parameters, lr=stuff.lr, momentum=0.9)
+        return Sgd(parameters, lr=cell.lr_factor * stuff.lr, momentum=0.9)
 
     def factor(round_index: int) -> float:
         return FINAL_LR + (1 - FINAL_LR) * 0.5 * (1 + math.cos(math.pi * min(1.0, round_index / cell.rounds)))

@@ -34,9 +34,10 @@ def table(name: str, lines: Sequence[Line]) -> list[str]:
     is_text = cells[0].alpha is None
     found.sort(key=lambda item: (-(item[0].rate or 0), item[0].nodes, _mean(item[1], "loss" if is_text else "accuracy")
                                  * (1 if is_text else -1)))  # fmt: skip
-    head = ["scheme", "rate", *(["nodes"] if len({cell.nodes for cell in cells}) > 1 else []),
-            "perplexity" if is_text else "accuracy", "served", "all widths", "GFLOP per node and round",
-            "values sent per node and round", "seeds"]  # fmt: skip
+    varies = [name for name in ("nodes", "rounds", "lr_factor") if len({getattr(cell, name) for cell, _ in found}) > 1]
+    names = ["learning rate" if name == "lr_factor" else name for name in varies]
+    head = ["scheme", "rate", *names, "perplexity" if is_text else "accuracy", "served", "all widths",
+            "GFLOP per node and round", "values sent per node and round", "seeds"]  # fmt: skip
     rows = [_row(cell, mine, head, is_text=is_text) for cell, mine in found]
     command = f"    python -m bench.schemes {name}"
     return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)] + ["", command]
@@ -55,6 +56,8 @@ def _row(cell: Cell, lines: Sequence[Line], head: Sequence[str], *, is_text: boo
         "scheme": cell.row if cell.calibrate or is_text else f"{cell.row}, uncalibrated",
         "rate": "1" if cell.row in WHOLE else "mixed" if cell.rate is None else f"{cell.rate:g}",
         "nodes": str(cell.nodes),
+        "rounds": str(cell.rounds),
+        "learning rate": f"x {cell.lr_factor:g}",
         "served": "/".join(sorted({line["served"] for line in lines})),
         "all widths": each if len(widths) > 1 else "",
         "GFLOP per node and round": f"{_mean(lines, 'flops_per_node') / 1e9:.2f}",

@@ -28,8 +28,7 @@ def key_of(cell: Cell, seed: int) -> Key:
 
 def done(lines: Sequence[dict[str, Any]]) -> frozenset[Key]:
     """The keys of what is there."""
-    names = list(Cell.__dataclass_fields__)
-    return frozenset((*(line[name] for name in names), line["seed"]) for line in lines)
+    return frozenset((*(line[name] for name in Cell.__dataclass_fields__), line["seed"]) for line in lines)
 
 
 def read(file: Path) -> list[dict[str, Any]]:
@@ -53,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--only", nargs="*", help="rows")
     parser.add_argument("--rate", type=float, help="only this rate")
+    parser.add_argument("--lr-factor", type=float, help="only at this share of the learning rate")
     parser.add_argument("--limit-s", type=float, default=3600.0, help="begin nothing after so long")
     parser.add_argument("--report", action="store_true", help="write the tables into docs/schemes.md")
     options = parser.parse_args(arguments)
@@ -65,7 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for cell in TABLES[name]
         if key_of(cell, seed) not in there
         and (not options.only or cell.row in options.only)
-        and (options.rate is None or cell.rate == options.rate)
+        and options.rate in (None, cell.rate)
+        and options.lr_factor in (None, cell.lr_factor)
     ]
     RESULTS.parent.mkdir(exist_ok=True)
     with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
