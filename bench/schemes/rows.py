@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from p2pfusion.algorithms.presets import PRESETS, Preset, msfusion, plain
+from p2pfusion.algorithms.presets import PRESETS, Preset, members, msfusion, plain
 from p2pfusion.core.schemes import Scheme, constant, double_shift
 
 
@@ -32,6 +32,7 @@ def _slip() -> Scheme:
 MSFUSION = PRESETS["msfusion"]
 ROWS: Mapping[str, Row] = {
     **{name: Row(preset) for name, preset in PRESETS.items()},
+    "four members": Row(members(4)),
     "centralised": Row(PRESETS["full"], is_pooled=True),
     "no contrast": Row(PRESETS["double_shift"]),
     "constant overlap": Row(replace(MSFUSION, way=msfusion(_constant))),

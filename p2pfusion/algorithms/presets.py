@@ -101,16 +101,20 @@ def _small(blueprint: Blueprint, terms: Terms) -> Blueprint:
     return blueprint.narrow(terms.common_rate)
 
 
-def _members(blueprint: Blueprint, terms: Terms) -> Blueprint:
-    if not blueprint.axes:
-        raise TaskError("members: nothing of this network can be made narrower; choose --algorithm full")
-    return ensemble(blueprint.narrow(terms.common_rate), MEMBERS)
+def members(count: int) -> Preset:
+    """So many networks of the common width, trained by turns."""
 
+    def model(blueprint: Blueprint, terms: Terms) -> Blueprint:
+        if not blueprint.axes:
+            raise TaskError("members: nothing of this network can be made narrower; choose --algorithm full")
+        return ensemble(blueprint.narrow(terms.common_rate), count)
 
-def _rotating(blueprint: Blueprint, terms: Terms) -> Way:
-    whole, one = blueprint.whole(), blueprint.members[0]
-    widths = {f"1 of {MEMBERS}": replace(whole, blocks=one), f"{MEMBERS} of {MEMBERS}": whole}
-    return Way(scheme=rotating(terms.common_rate), widths=widths)
+    def way(blueprint: Blueprint, terms: Terms) -> Way:
+        whole, one = blueprint.whole(), blueprint.members[0]
+        widths = {f"1 of {count}": replace(whole, blocks=one), f"{count} of {count}": whole}
+        return Way(scheme=rotating(terms.common_rate), widths=widths)
+
+    return Preset(text="small networks trained by turns, which answer together", way=way, model=model)
 
 
 _FULL = plain(schemes.full)
@@ -119,7 +123,7 @@ PRESETS: Mapping[str, Preset] = {
     "nested": Preset(
         text="in every step a width up to the device's own (FjORD); the narrowest teaches the wider", way=_nested
     ),
-    "members": Preset(text="small networks trained by turns, which answer together", way=_rotating, model=_members),
+    "members": members(MEMBERS),
     "msfusion": Preset(
         text="double-shifting slices with a contrastive term (MSfusion)",
         way=msfusion(schemes.double_shift),
