@@ -11,6 +11,10 @@ PYTHON ?=
 TORCH := torch==2.13.0
 TORCH_ARGUMENTS ?=
 
+# Tests start hundreds of interpreters: what they compile is kept, whatever the caller's environment says.
+unexport PYTHONDONTWRITEBYTECODE
+export PYTHONPYCACHEPREFIX := $(abspath $(VENV))/pycache
+
 # How long `make soak` takes: seeds of the churn run with 64 nodes (an hour each of one core), of the ledger beside the
 # protocol model, kills of real processes, seconds of busy cores.
 SEEDS ?= 200
