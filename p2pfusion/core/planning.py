@@ -182,10 +182,15 @@ def _shortage(order: Order, kinds: _Kinds) -> str:
     relay, names = order.relays[worst.relay], order.profile.names[worst.start : worst.stop]
     held = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
     most = owners_max(order)
-    fix = f"take at most {most} owners" if most else "not even one owner fits: let owners keep more blocks"
+    owners = "1 owner" if order.owners == 1 else f"{order.owners} owners"
+    fix = (
+        f"take {most} owner{'s' if most > 1 else ''} at most"
+        if most
+        else "not even one owner fits: let owners keep more blocks"
+    )
     return (
-        f"plan: nothing fits: in the best split {relay.name} lacks {short / 1e6:.1f} MB: {held} for {order.owners} "
-        f"owners takes {order.memory_bytes(worst.start, worst.stop) / 1e6:.1f} MB and it has "
+        f"plan: nothing fits: in the best split {relay.name} lacks {short / 1e6:.1f} MB: {held} for {owners} takes "
+        f"{order.memory_bytes(worst.start, worst.stop) / 1e6:.1f} MB and it has "
         f"{(relay.memory_bytes or 0) / 1e6:.1f} MB; {fix}, or add relays or memory"
     )
 
