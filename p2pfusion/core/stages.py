@@ -1,9 +1,9 @@
 """Consecutive blocks of a blueprint as networks of their own: the stages of a chain of hops.
 
 A network that can be cut says which of its modules run one after the other, each taking what the one before gives: an
-`nn.Sequential` by being one, any other by a method `chain` (`Chained`). A stage is a run of these modules; nothing else
-of the network is ever given memory, so a device holds a stage of what it could not hold. Between modules flows one
-tensor, so whatever a residual spans is inside one module, and a block that lies in one can only move as a whole.
+`nn.Sequential` by being one, a traced module by its steps (`sections`), any other by a method `chain`. A stage is a run
+of these modules; nothing else of the network is ever given memory, so a device holds a stage of what it could not hold.
+Between them flows one tensor, so whatever a residual spans is inside one, and a block moves as a whole.
 
 What cannot be cut cleanly is refused with the reason and the fix. Knows blueprints and modules; no training, no peers.
 Source: PAPERS.md 3.1 (parts of a model), ours: the seam.
@@ -19,6 +19,8 @@ import torch
 from torch import nn
 
 from p2pfusion.core.blueprint import Blueprint, ModuleSpec
+from p2pfusion.core.replay import Replay
+from p2pfusion.core.sections import Section, sections
 from p2pfusion.core.sequential import is_sequential
 from p2pfusion.core.submodel import SubModel, Vector, extract, layout
 from p2pfusion.errors import TaskError
@@ -72,7 +74,10 @@ def cut(blueprint: Blueprint, runs: Sequence[Sequence[str]], values: Vector) -> 
     if len(values) != sub_model.size(blueprint):
         raise ValueError(f"{len(values)} values for stages of {sub_model.size(blueprint)}")
     _check_ties(pieces, sub_model.blocks)
-    return _filled(pieces, runs, {name: (values[span], shape) for name, (span, shape) in places.items()})
+    stages = _filled(pieces, runs, {name: (values[span], shape) for name, (span, shape) in places.items()})
+    if list(dict.fromkeys(name for stage in stages for name in stage.names)) != list(places):
+        raise TaskError("blueprint: the factory's parts hold their parameters in another order than it declares")
+    return stages
 
 
 def alone(blueprint: Blueprint, block: str, values: Vector) -> StageNetwork:
@@ -113,10 +118,11 @@ def _pieces(blueprint: Blueprint) -> list[_Piece]:
     blocks = {parameter.name: parameter.block for parameter in blueprint.parameters}
     pieces: list[_Piece] = []
     begun: list[_Piece] = []
-    for path in _paths(network):
-        module = network.get_submodule(path)
+    for path, module in _parts(network, blocks, blueprint.blocks):
         names = {name: first[id(tensor)] for name, tensor in module.named_parameters(remove_duplicate=False)}
         own = dict.fromkeys(blocks[name] for name in names.values() if name.startswith(f"{path}."))
+        if isinstance(module, Section):
+            own = {path: None}
         if len(own) > 1:
             raise TaskError(f"model: {path} holds the blocks {' and '.join(own)}; let each be a part of the chain")
         # What has no parameters goes with the block before it; in front of the first block, with that one.
@@ -129,14 +135,17 @@ def _pieces(blueprint: Blueprint) -> list[_Piece]:
     return pieces
 
 
-def _paths(network: nn.Module) -> Sequence[str]:
+def _parts(network: nn.Module, blocks: Mapping[str, str], order: Sequence[str]) -> Sequence[tuple[str, nn.Module]]:
+    """What runs one after the other, each with its path, a section of a traced network with its block."""
+    if isinstance(network, Replay):
+        return sections(network, blocks, order)
     if isinstance(network, Chained):
-        return network.chain()
+        return [(path, network.get_submodule(path)) for path in network.chain()]
     if is_sequential(network):
-        return list(_leaves(network, ""))
+        return [(path, network.get_submodule(path)) for path in _leaves(network, "")]
     raise TaskError(
-        "model: cannot be cut into stages, because it does not say which of its parts run one after the other; make it "
-        "an nn.Sequential of layers that can be sliced, or give the network of its Blueprint a method chain()"
+        "model: cannot be cut into stages, because its network does not say which of its parts run one after the "
+        "other; give the network of the Blueprint a method chain(), or make it an nn.Sequential"
     )
 
 

@@ -95,12 +95,11 @@ def test_values_of_another_size_are_refused() -> None:
 
 
 class Crossed(nn.Module):
-    """y = b(a(x)) + a(x): what `a` gives is used twice, so there is no chain; or `chain` says there is."""
+    """Two layers; `chain` says how they run, if it is there."""
 
     def __init__(self, chain: list[str] | None) -> None:
         super().__init__()
         self.a, self.b = nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False)
-        self.buffered = nn.ParameterDict()
         if chain is not None:
             self.chain = lambda: chain
 
