@@ -183,7 +183,9 @@ def _once(stages: Sequence[nn.Module]) -> list[nn.Parameter]:
 
 
 def _leaf(x: torch.Tensor, held: _Held) -> torch.Tensor:
-    """The tensor as an input whose gradient will be wanted."""
+    """The tensor as an input whose gradient will be wanted. Raises `ValueError` unless it holds real numbers."""
+    if not x.is_floating_point():
+        raise ValueError(f"an activation of {x.dtype}; must be of a floating type")
     return x.detach().to(held.recipe.place.device).requires_grad_()
 
 

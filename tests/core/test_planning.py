@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2pfusion.core.chain_times import pace
-from p2pfusion.core.planning import RELAYS_MAX, Order, Plan, Relay, Stage, owners_max, plan
+from p2pfusion.core.planning import OWNERS_MAX, RELAYS_MAX, Order, Plan, Relay, Stage, owners_max, plan
 from p2pfusion.core.profiles import BlockCost, Profile
 from p2pfusion.errors import TaskError
 
@@ -165,6 +165,7 @@ def test_what_is_short_is_said_with_how_much_and_a_way_out() -> None:
         ({"first": 2, "last": 2}, "owners keep 2 \\+ 2 of 4 blocks, which leaves none"),
         ({"first": 0}, "at least the first block and the last"),
         ({"owners": 0}, "0 owners; must be 1 to"),
+        ({"owners": OWNERS_MAX + 1}, f"{OWNERS_MAX + 1} owners"),
         ({"relays": ()}, f"0 relays; must be 1 to {RELAYS_MAX}"),
         ({"relays": (Relay(name="r"),) * (RELAYS_MAX + 1)}, f"{RELAYS_MAX + 1} relays"),
         ({"relays": (Relay(name="r"),) * 3, "everybody": True}, "3 relays for 2 blocks; leave 1"),

@@ -180,6 +180,8 @@ def test_calls_out_of_order_are_refused() -> None:
     for call in (lambda: relay.backward(torch.rand(2, 6)), relay.step):
         with pytest.raises(ValueError, match="comes first"):
             call()
+    with pytest.raises(ValueError, match=r"an activation of torch\.int64"):
+        relay.forward(torch.zeros(2, 5, dtype=torch.int64))
     sent = owner.begin(x)
     with pytest.raises(ValueError, match="one at a time"):
         owner.begin(x)
