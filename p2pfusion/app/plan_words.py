@@ -29,6 +29,7 @@ def words_of(planned: Planned) -> list[str]:
         f" round  {planned.batches} {'batch' if planned.batches == 1 else 'batches'} of {owners}: "
         f"{seconds(planned.round_s)}, averaging not counted",
         f" one    {_one(planned)}",
+        *([f" beside {_beside(planned)}"] if len(planned.stages) + len(planned.idle) > 1 else []),
     ]
 
 
@@ -83,3 +84,12 @@ def _one(planned: Planned) -> str:
     one = planned.one_hop
     fits = "" if one.fits else ", which it does not have"
     return f"hop instead, all on {one.relay}: {seconds(one.round_s)} a round, {data_size(one.memory_bytes)}{fits}"
+
+
+def _beside(planned: Planned) -> str:
+    """The same devices without hops."""
+    beside = planned.side_by_side
+    if beside is None:
+        return "each other, every relay with all blocks between for some owners: no room"
+    owners = ", ".join(f"{name} for {count}" for name, count in beside.owners.items())
+    return f"each other, every relay with all blocks between ({owners}): {seconds(beside.round_s)} a round"

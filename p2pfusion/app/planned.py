@@ -33,13 +33,21 @@ class OneHop:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SideBySide:
+    """Every relay with all that relays would hold, for some owners each; how many, by relay."""
+
+    owners: dict[str, int]
+    round_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
     """The forecast. `origin`: where the profile is from; `batch` in samples; `batches` of each owner in a round.
 
     Owner: seconds of one batch in its own stages and on its link, both ways; bytes. `full_s`: seconds per batch of a
     full chain, `full_without_limits_s`: if memory were no matter; `batch_s`: what the owners can deliver at most.
     `first_batch_s`: one batch all the way. `fill_owners` keep the chain full, `owners_max` of that many, or of those
-    there are, would find room. `round_s`: training; averaging comes on top.
+    there are, would find room. `round_s`: training; averaging comes on top. `side_by_side`: None without room for it.
     """
 
     origin: str
@@ -64,3 +72,4 @@ class Planned:
     round_s: float
     owners_max: int
     one_hop: OneHop
+    side_by_side: SideBySide | None

@@ -17,10 +17,10 @@ from time import perf_counter
 from p2pfusion import __version__
 from p2pfusion.app.output import object_text
 from p2pfusion.app.plan_words import words_of
-from p2pfusion.app.planned import OneHop, Planned, PlannedStage
+from p2pfusion.app.planned import OneHop, Planned, PlannedStage, SideBySide
 from p2pfusion.app.relays import parse_device, read_devices
-from p2pfusion.core.estimating import chain_of, check_owner, one_hop, owner_bytes
-from p2pfusion.core.planning import Order, Plan, Relay, owners_max, plan
+from p2pfusion.core.estimating import chain_of, check_owner, one_hop, owner_bytes, side_by_side, side_by_side_s
+from p2pfusion.core.planning import OWNERS_MAX, Order, Plan, Relay, owners_max, plan
 from p2pfusion.core.profiles import TEXT_BYTES_MAX, Profile, from_json, to_json
 from p2pfusion.errors import StoreError, TaskError, UsageError
 
@@ -122,8 +122,9 @@ def planned_of(order: Order, found: Plan, owner: Relay, batches: int) -> Planned
         first_batch_s=times.loop_s,
         fill_owners=times.fill_owners,
         round_s=times.all_s(batches),
-        owners_max=owners_max(replace(order, owners=max(order.owners, times.fill_owners))),
+        owners_max=owners_max(replace(order, owners=min(OWNERS_MAX, max(order.owners, times.fill_owners)))),
         one_hop=_one_hop(order, owner, batches),
+        side_by_side=_side_by_side(order, owner, batches),
     )
 
 
@@ -133,6 +134,14 @@ def _one_hop(order: Order, owner: Relay, batches: int) -> OneHop:
     need = order.memory_bytes(stage.start, stage.stop)
     fits = relay.memory_bytes is None or need <= relay.memory_bytes
     return OneHop(relay=relay.name, memory_bytes=need, fits=fits, batch_s=times.batch_s, round_s=times.all_s(batches))
+
+
+def _side_by_side(order: Order, owner: Relay, batches: int) -> SideBySide | None:
+    counts = side_by_side(order)
+    if counts is None:
+        return None
+    by_name = {relay.name: count for relay, count in zip(order.relays, counts, strict=True) if count}
+    return SideBySide(owners=by_name, round_s=side_by_side_s(order, counts, owner, batches))
 
 
 def _named(options: PlanOptions) -> tuple[Relay, ...]:
@@ -173,8 +182,10 @@ def _profile(options: PlanOptions) -> tuple[Profile, int]:
         _check_blocks(profile.names, prepared.blueprint.blocks)
         return profile, prepared.steps_per_round
     from p2pfusion.core.measuring import measure
+    from p2pfusion.core.stages import check_chain
 
     batch = next(prepared.train.once())
+    check_chain(prepared.blueprint, prepared.genesis, batch[0])
     began = perf_counter()
     profile = measure(
         prepared.blueprint,

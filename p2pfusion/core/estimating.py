@@ -1,4 +1,5 @@
-"""What a plan comes to: seconds of a batch and a round, bytes of every device, and the same with one relay alone.
+"""What a plan comes to: seconds of a batch and a round, bytes of every device, and the same without
+hops, on one relay or on all of them side by side.
 
 Adds the owners to a split that `planning` found. Pure arithmetic on a profile. Source: PAPERS.md 3.2 and 3.3.
 """
@@ -6,8 +7,9 @@ Adds the owners to a split that `planning` found. Pure arithmetic on a profile. 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from p2pfusion.core.chain_times import ChainTimes, OwnerTimes
+from p2pfusion.core.chain_times import ChainTimes, OwnerTimes, pace
 from p2pfusion.core.planning import Order, Relay, Stage
 from p2pfusion.errors import TaskError
 
@@ -45,6 +47,36 @@ def one_hop(order: Order) -> Stage:
         return alone.full_s
 
     return Stage(relay=min(range(len(order.relays)), key=pace_s), start=start, stop=stop)
+
+
+def side_by_side(order: Order) -> tuple[int, ...] | None:
+    """Parallel SL on all relays: each holds everything between for some owners. How many each, or None without room.
+
+    Owners go one by one to the relay that is done with them first, which is the best there is for equal owners.
+    """
+    start, stop = order.first, order.first + order.blocks
+    times = [relay.times(order.profile, start, stop) for relay in order.relays]
+    paces = [pace(one.forward_s, one, order.mode) + pace(one.backward_s, one, order.mode) for one in times]
+    counts = [0] * len(order.relays)
+    for _ in range(order.owners):
+        room = [
+            number
+            for number, relay in enumerate(order.relays)
+            if relay.memory_bytes is None
+            or order.profile.memory_bytes(start, stop, counts[number] + 1, order.mode) <= relay.memory_bytes
+        ]
+        if not room:
+            return None
+        counts[min(room, key=lambda number: (counts[number] + 1) * paces[number])] += 1
+    return tuple(counts)
+
+
+def side_by_side_s(order: Order, counts: Sequence[int], owner: Relay, batches: int) -> float:
+    """Seconds of a round that way: of the relay that is done last."""
+    start, stop = order.first, order.first + order.blocks
+    alone = [(replace(order, owners=count, everybody=False), number) for number, count in enumerate(counts) if count]
+    stages = [(one, Stage(relay=number, start=start, stop=stop)) for one, number in alone]
+    return max(chain_of(one, (stage,), owner).all_s(batches) for one, stage in stages)
 
 
 def _owner(order: Order, owner: Relay, in_s: float, out_s: float) -> OwnerTimes:

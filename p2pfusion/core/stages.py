@@ -23,6 +23,7 @@ from p2pfusion.core.replay import Replay
 from p2pfusion.core.sections import Section, sections
 from p2pfusion.core.sequential import is_sequential
 from p2pfusion.core.submodel import SubModel, Vector, extract, layout
+from p2pfusion.core.training import loaded
 from p2pfusion.errors import TaskError
 
 
@@ -88,6 +89,23 @@ def alone(blueprint: Blueprint, block: str, values: Vector) -> StageNetwork:
     places = layout(blueprint, blueprint.whole())
     own = {name: (values[span], shape) for name, (span, shape) in places.items()}
     return _filled(_pieces(blueprint), [[block]], own)[0]
+
+
+def check_chain(blueprint: Blueprint, values: Vector, x: torch.Tensor) -> None:
+    """Raise `TaskError` unless the chain, block by block, computes what the network does; `x`: a batch of its inputs.
+
+    A method `chain` is believed nowhere else. `values`: the whole model's. In evaluation, for dropout draws anew.
+    """
+    out, given = x, x
+    with torch.no_grad():
+        for block in blueprint.blocks:
+            out = alone(blueprint, block, values).eval()(out)
+        expected = loaded(blueprint, blueprint.whole(), values).eval()(given)
+    if out.shape != expected.shape or not torch.allclose(out, expected, rtol=1e-4, atol=1e-5):
+        raise TaskError(
+            "model: run block by block it gives another output than as a whole; let chain() name the modules that "
+            "forward runs, in order, and let forward do nothing else"
+        )
 
 
 def held(blueprint: Blueprint, runs: Sequence[Sequence[str]]) -> SubModel:

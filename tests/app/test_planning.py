@@ -15,7 +15,7 @@ import pytest
 from p2pfusion.app import planning
 from p2pfusion.app.cli import main
 from p2pfusion.app.relays import FILE_BYTES_MAX, parse_device, read_devices
-from p2pfusion.core.planning import RELAYS_MAX, Relay
+from p2pfusion.core.planning import OWNERS_MAX, RELAYS_MAX, Relay
 from p2pfusion.core.profiles import from_json
 from p2pfusion.errors import TaskError
 
@@ -123,7 +123,8 @@ def test_what_was_measured_can_be_kept_and_used_again(
     assert from_json(kept.read_text()).names == ("0", "2", "4", "5")
     assert planned(*line, "--profile", str(kept)) == first
     alone = planned(*line[1:], "--profile", str(kept))
-    assert alone | {"batches": 2, "round_s": first["round_s"], "one_hop": first["one_hop"]} == first
+    of_a_round = ("batches", "round_s", "one_hop", "side_by_side")
+    assert alone | {name: first[name] for name in of_a_round} == first
 
 
 def test_owners_keep_what_they_are_told_to(planned: Callable[..., Object]) -> None:
@@ -146,6 +147,20 @@ def test_who_is_left_out_is_said(capsys: pytest.CaptureFixture[str], planned: Ca
     assert " idle   relay2: " in capsys.readouterr().out
     assert planned(*line)["idle"] == ["relay2"]
     assert planned(*line, "--everybody")["idle"] == []
+
+
+def test_more_owners_than_a_plan_may_have_can_be_what_would_fill_it(planned: Callable[..., Object]) -> None:
+    value = planned("--profile", PROFILE, "--relay", "1000x", "--owner", "0.01x")
+    assert value["fill_owners"] > value["owners_max"] == OWNERS_MAX
+
+
+def test_the_same_devices_without_hops_stand_beside_it(planned: Callable[..., Object]) -> None:
+    line = ["--profile", PROFILE, "--relay", "1x,2GB", "--relay", "2x,2GB", "--owners", "6"]
+    assert planned(*line)["side_by_side"]["owners"] == {"relay1": 2, "relay2": 4}
+    line[3], line[5] = "1x,1GB", "1x,1GB"
+    assert planned(*line)["side_by_side"]["owners"] == {"relay1": 3, "relay2": 3}
+    line[3], line[5], line[7] = "1x,280MB", "1x,280MB", "1"
+    assert planned(*line)["side_by_side"] is None
 
 
 def test_the_papers_way_counts_less(planned: Callable[..., Object], capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from p2pfusion.core.estimating import chain_of, check_owner, one_hop, owner_bytes
+from p2pfusion.core.estimating import chain_of, check_owner, one_hop, owner_bytes, side_by_side, side_by_side_s
 from p2pfusion.core.planning import Order, Relay, Stage, plan
 from p2pfusion.core.profiles import from_json
 from p2pfusion.errors import TaskError
@@ -140,3 +140,18 @@ def test_a_link_is_as_slow_as_its_slower_end() -> None:
     other = chain_of(alone, (Stage(relay=0, start=1, stop=9),), Relay(name="owner")).owners[0]
     assert other.to_chain_s == pytest.approx(PROFILE.output_bytes(1) / 1e6)
     assert other.from_chain_s == pytest.approx(PROFILE.output_bytes(9) / 1e6)
+
+
+def test_side_by_side_is_as_good_as_any_distribution() -> None:
+    def seconds(given: Order, counts: tuple[int, ...]) -> float:
+        return side_by_side_s(given, counts, Relay(name="owner"), 5)
+
+    relays = (Relay(name="a", speed=0.5), Relay(name="b", speed=2.0), Relay(name="c", memory_bytes=600_000_000))
+    given = order(relays=relays, owners=7)
+    counts = side_by_side(given)
+    assert counts is not None
+    rest = [(a, b, 7 - a - b) for a in range(8) for b in range(8 - a) if 7 - a - b <= 1]
+    assert PROFILE.memory_bytes(1, 9, 2) < 600_000_000 < PROFILE.memory_bytes(1, 9, 3)
+    rest += [(a, 5 - a, 2) for a in range(6)]
+    assert seconds(given, counts) == pytest.approx(min(seconds(given, other) for other in rest))
+    assert side_by_side(order(relays=relays[2:])) is None

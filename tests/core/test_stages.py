@@ -10,7 +10,7 @@ from torch import nn
 from p2pfusion.core.blueprint import Blueprint, Dim, Init, ModuleSpec, Parameter
 from p2pfusion.core.ensemble import ensemble
 from p2pfusion.core.genesis import genesis
-from p2pfusion.core.stages import alone, cut, held, stage_values
+from p2pfusion.core.stages import alone, check_chain, cut, held, stage_values
 from p2pfusion.core.training import flattened, loaded
 from p2pfusion.errors import TaskError
 from p2pfusion.zoo.blueprints import mlp, residual_cnn
@@ -163,3 +163,28 @@ def test_a_buffer_that_only_the_whole_network_could_fill_is_refused() -> None:
 def test_networks_side_by_side_are_no_chain() -> None:
     blueprint = ensemble(mlp(4, (4,), 2), 2)
     assert "several networks side by side" in refused(blueprint, blueprint.blocks[0])
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_true_chain_is_believed(name: str) -> None:
+    blueprint, x = NETWORKS[name]
+    check_chain(blueprint, genesis(blueprint, 0), x)
+
+
+def test_a_chain_that_leaves_something_out_is_found() -> None:
+    class Doubled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False)
+
+        def chain(self) -> list[str]:
+            return ["a", "b"]
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 2 * self.b(self.a(x))
+
+    dims = (Dim(None, 2), Dim(None, 2))
+    parameters = tuple(Parameter(f"{name}.weight", name, dims, Init(dims)) for name in "ab")
+    blueprint = Blueprint(("a", "b"), (), parameters, lambda spec: Doubled())
+    with pytest.raises(TaskError, match="gives another output than as a whole"):
+        check_chain(blueprint, genesis(blueprint, 0), torch.rand(3, 2))
