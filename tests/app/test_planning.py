@@ -189,6 +189,7 @@ def test_quiet_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
         (["--profile", PROFILE, "--relay", "fast"], 2, "--relay: 'fast' is no part of a device"),
         (["--profile", PROFILE, "--relay", "1x,2x"], 2, "says its speed twice"),
         (["--profile", PROFILE, "--relay", "0x"], 2, "write 2x for twice as fast"),
+        (["--profile", PROFILE, "--relay", "10001x"], 2, "write 2x for twice as fast"),
         (["--profile", PROFILE, "--relay", "1x", "--owner", "lots"], 2, "--owner: 'lots' is no part"),
         (["--profile", PROFILE, "--relay", "1x", "--owners", "0"], 2, "--owners"),
         (["--profile", "missing.json", "--relay", "1x"], 3, "missing.json: cannot be read"),
