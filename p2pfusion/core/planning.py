@@ -20,14 +20,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from p2pfusion.core.chain_times import RelayTimes, pace
+from p2pfusion.core.chain_times import RelayTimes
 from p2pfusion.core.profiles import Profile, ProfileMode
 from p2pfusion.errors import TaskError
 
 Matrix = npt.NDArray[Any]
 """[start, stop] over the places between middle blocks."""
-WORK_MAX = 200_000_000
-"""Matrix entries one search may look at: about a second. Ten relays that all differ share 180 blocks within it."""
+WORK_MAX = 100_000_000
+"""Matrix entries one search may look at; a plan takes some dozens of searches. Ten relays that all differ and a hundred
+blocks are just beyond it and would take a quarter of a minute; 36 equal ones take no time."""
 RELAYS_MAX = 64
 """In one plan; a longer chain waits for its own links."""
 OWNERS_MAX = 1024
@@ -153,9 +154,10 @@ def plan(order: Order) -> Plan:
         under = [room & (ahead <= forward[0]) for room, ahead in zip(fits, kinds.forward, strict=True)]
         backward = kinds.search(kinds.backward, under)
         assert backward is not None, "the split that gave the forward maximum is among them"
-        bound = backward[0]
-        if best is None or forward[0] + bound < best[0]:
-            best = (forward[0] + bound, forward[0], bound)
+        if best is None or forward[0] + backward[0] < best[0]:
+            best = (forward[0] + backward[0], forward[0], backward[0])
+        # Forward only grows from here on, so a better pair must make up for it.
+        bound = min(backward[0], best[0] - forward[0])
     assert best is not None, "something fits, so the first turn found a pair"
     _, ahead_s, back_s = best
     every = zip(fits, kinds.forward, kinds.backward, strict=True)
@@ -224,13 +226,14 @@ class _Kinds:
                 f"plan: {len(groups)} different kinds of relays and {order.blocks} blocks are too many combinations to "
                 f"search them all; round the relays' figures so that some are alike, or take fewer"
             )
-        costs = [_costs(order, relay) for relay in groups]
+        tables = _tables(order)
+        costs = [_costs(order, relay, tables) for relay in groups]
         return cls(
             order=order,
             members=tuple(tuple(members) for members in groups.values()),
             forward=tuple(cost[0] for cost in costs),
             backward=tuple(cost[1] for cost in costs),
-            memory=tuple(cost[2] for cost in costs),
+            memory=(tables[2],) * len(groups),
         )
 
     @property
@@ -253,31 +256,32 @@ class _Kinds:
         usable = [np.where(may, cost, np.inf) for cost, may in zip(costs, allowed, strict=True)]
         best = np.full((states, blocks + 1), np.inf)
         best[0, 0] = -np.inf
-        came = np.zeros((states, blocks + 1, 2), np.int32)
         for state in range(1, states):
             for kind, (size, step) in enumerate(zip(sizes, steps, strict=True)):
                 if state // step % size:
-                    reached = np.maximum(best[state - step][:, None], usable[kind])
-                    start = reached.argmin(axis=0)
-                    value = reached[start, np.arange(blocks + 1)]
-                    better = value < best[state]
-                    best[state][better] = value[better]
-                    came[state][better] = np.stack([np.full(blocks + 1, kind), start], axis=1)[better]
-        used = {
-            state: sum(state // step % size for size, step in zip(sizes, steps, strict=True)) for state in range(states)
-        }
+                    reached = np.maximum(best[state - step][:, None], usable[kind]).min(axis=0)
+                    np.minimum(best[state], reached, out=best[state])
+        used = [sum(state // step % size for size, step in zip(sizes, steps, strict=True)) for state in range(states)]
         ends = (
             [states - 1] if self.order.everybody else sorted(range(1, states), key=lambda state: (used[state], state))
         )
-        end = min(ends, key=lambda state: best[state, blocks])
-        if not best[end, blocks] < np.inf:
+        state = min(ends, key=lambda one: best[one, blocks])
+        largest, stop = float(best[state, blocks]), blocks
+        if not largest < np.inf:
             return None
-        chain, state, stop = [], end, blocks
+        chain = []
         while stop:
-            kind, start = (int(number) for number in came[state, stop])
+            kind, start = next(
+                (kind, int(start))
+                for kind, (size, step) in enumerate(zip(sizes, steps, strict=True))
+                if state // step % size
+                for start in np.flatnonzero(np.maximum(best[state - step], usable[kind][:, stop]) == best[state, stop])[
+                    :1
+                ]
+            )
             chain.append((kind, start, stop))
             state, stop = state - steps[kind], start
-        return float(best[end, blocks]), chain[::-1]
+        return largest, chain[::-1]
 
     def named(self, chain: Sequence[tuple[int, int, int]]) -> tuple[Stage, ...]:
         """The chain with a relay of each kind, those that came first first."""
@@ -286,15 +290,24 @@ class _Kinds:
         return tuple(Stage(relay=next(waiting[kind]), start=first + a, stop=first + b) for kind, a, b in chain)
 
 
-def _costs(order: Order, relay: Relay) -> tuple[Matrix, Matrix, Matrix]:
-    """By (start, stop) among the middle blocks: pace forward, pace backward, bytes."""
-    size = order.blocks + 1
+def _tables(order: Order) -> tuple[Matrix, Matrix, Matrix]:
+    """By (start, stop) among the middle blocks: seconds forward and backward on the profile's device, and bytes."""
+    size, profile = order.blocks + 1, order.profile
     forward, backward, memory = (np.full((size, size), np.inf) for _ in range(3))
     for start in range(size):
         for stop in range(start + 1, size):
             a, b = order.first + start, order.first + stop
-            times = relay.times(order.profile, a, b)
-            forward[start, stop] = pace(times.forward_s, times, order.mode)
-            backward[start, stop] = pace(times.backward_s, times, order.mode)
+            forward[start, stop], backward[start, stop] = profile.forward_s(a, b), profile.backward_s(a, b)
             memory[start, stop] = order.memory_bytes(a, b)
     return forward, backward, memory
+
+
+def _costs(order: Order, relay: Relay, tables: tuple[Matrix, Matrix, Matrix]) -> tuple[Matrix, Matrix]:
+    """`chain_times.pace` of a relay forward and backward, for all stages at once."""
+    forward, backward = tables[0] / relay.speed, tables[1] / relay.speed
+    if order.mode == "paper" or not relay.bytes_per_s:
+        return forward, backward
+    places = range(order.first, order.first + order.blocks + 1)
+    link = np.array([order.profile.output_bytes(place) / relay.bytes_per_s for place in places])
+    slower = np.maximum(link[:, None], link[None, :])
+    return np.maximum(forward, slower), np.maximum(backward, slower)

@@ -72,6 +72,8 @@ class Profile:
     blocks: tuple[BlockCost, ...]
     _sums: Mapping[str, list[Any]] = field(init=False, compare=False, repr=False)
     """Running sums by field, since a planner asks for every stage that could be."""
+    _outputs: list[int] = field(init=False, compare=False, repr=False)
+    """`output_bytes` by place."""
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.blocks) <= BLOCKS_MAX:
@@ -88,6 +90,7 @@ class Profile:
                 _check_seconds(f"{where}.{name}", getattr(block, name))
             for name in _BYTES:
                 _check_int(f"{where}.{name}", getattr(block, name), 0, BYTES_MAX)
+        object.__setattr__(self, "_outputs", [0, *(block.output_bytes for block in self.blocks)])
         rows = {name: [getattr(block, name) for block in self.blocks] for name in (*_SECONDS, *_BYTES)}
         object.__setattr__(self, "_sums", {name: list(accumulate(row, initial=0)) for name, row in rows.items()})
 
@@ -107,7 +110,7 @@ class Profile:
 
     def output_bytes(self, stop: int) -> int:
         """What leaves block `stop - 1`; 0 in front of the first, for a batch of inputs never leaves its owner."""
-        return self.blocks[stop - 1].output_bytes if stop else 0
+        return self._outputs[stop]
 
     def parameter_bytes(self, start: int, stop: int) -> int:
         """Of the parameters of those blocks: what is averaged at the end of a round."""
@@ -123,7 +126,7 @@ class Profile:
         if mode == "paper":
             return copies * int(self._sum(start, stop, "output_bytes", "parameter_bytes"))
         copy = self._sum(start, stop, "kept_bytes", "parameter_bytes", "gradient_bytes", "optimiser_bytes")
-        largest = max(self.output_bytes(place) for place in range(start, stop + 1))
+        largest = max(self._outputs[start : stop + 1])
         return copies * (int(copy) + self.output_bytes(stop)) + BACKWARD_GRADIENTS * largest
 
     def _sum(self, start: int, stop: int, *names: str) -> Any:
