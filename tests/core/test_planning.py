@@ -85,7 +85,7 @@ def judged(order: Order, stages: tuple[Stage, ...]) -> float:
     return sum(leads)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(orders())
 def test_it_agrees_with_trying_everything(order: Order) -> None:
     best = min(judged(order, stages) for stages in splits(order))
@@ -102,7 +102,7 @@ def test_it_agrees_with_trying_everything(order: Order) -> None:
     assert len({stage.relay for stage in found.stages}) == len(found.stages)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(orders())
 def test_as_many_owners_as_it_says_and_not_one_more(order: Order) -> None:
     most = owners_max(order)

@@ -27,7 +27,7 @@ from p2pfusion.zoo.transformers import gpt, vit
 BATCHES = 50
 RECIPE = Recipe(loss=cross_entropy, optimizer=lambda given: Sgd(given, lr=0.05, momentum=0.9), steps=BATCHES)
 NETWORKS = {
-    "cnn": (residual_cnn(1, (8, 16), 3, groups=4), (1, 8, 8)),
+    "cnn": (residual_cnn(1, (4, 8), 3, groups=2), (1, 4, 4)),
     "vit": (vit(8, 4, 1, 8, 4, 2, 16, 3), (1, 8, 8)),
     "transformer": (gpt(11, 6, 8, 4, 2, 16), None),
 }
