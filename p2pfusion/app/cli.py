@@ -180,6 +180,39 @@ def check(**options: Any) -> int:
     return run_check(CheckOptions(**options))
 
 
+@commands.command(short_help="Say who would hold what in a chain of peers; no network.")
+@click.argument("task", metavar="[TASK.py]", required=False)
+@_options(
+    click.option("--relay", "relay", multiple=True, metavar="SPEED,MEMORY,LINK",
+                 help="A device that could hold a part, such as 2x,4GB,100Mbit/s; once for each."),
+    click.option("--relays", type=click.Path(dir_okay=False, path_type=Path), help="A TOML file of [[relay]] tables."),
+    click.option("--owners", type=click.IntRange(1, 1024), default=1, show_default=True,
+                 help="How many devices bring data."),
+    click.option("--owner", default="1x", show_default=True, metavar="SPEED,MEMORY,LINK",
+                 help="What such a device is like."),
+    click.option("--first", type=click.IntRange(1, 1024), default=1, show_default=True,
+                 help="Blocks that stay with the owner in front."),
+    click.option("--last", type=click.IntRange(1, 1024), default=1, show_default=True, help="The same at the end."),
+    click.option("--batches", type=click.IntRange(1, 1_000_000), default=None, metavar="N",
+                 help="Of each owner in a round.  [default: the task's, else 1]"),
+    click.option("--everybody", is_flag=True, help="Give every relay a part, also one that slows the chain down."),
+    click.option("--paper", is_flag=True, help="Count as MP-SL's paper does (docs/plan.md)."),
+    click.option("--profile", type=click.Path(dir_okay=False, path_type=Path),
+                 help="Read what blocks take from this file instead of measuring."),
+    click.option("--save", type=click.Path(dir_okay=False, path_type=Path), help="Write what was measured there."),
+    click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of the task."),
+)  # fmt: skip
+@_SPEECH
+def plan(**options: Any) -> int:
+    """Say who would hold which blocks of a model that is trained across a chain of peers, and how long a round takes.
+
+    Speeds are relative to the computer that was measured, as a rule this one: 2x is twice as fast.
+    """
+    from p2pfusion.app.planning import PlanOptions, run_plan
+
+    return run_plan(PlanOptions(**options))
+
+
 @commands.command(short_help="Write the model of a run.")
 @click.argument("file", metavar="FILE.safetensors", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--width", default="auto", show_default=True, metavar="auto|NAME",

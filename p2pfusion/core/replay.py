@@ -39,7 +39,7 @@ class Resolved:
 
 
 @dataclass(frozen=True, slots=True)
-class _Compiled:
+class Compiled:
     """A step with its tokens resolved, and the slots that nobody needs after it."""
 
     function: Callable[..., Any]
@@ -49,8 +49,11 @@ class _Compiled:
     frees: tuple[int, ...]
 
 
+Program = tuple[list[Compiled], dict[int, str], dict[int, str], Any]
+
+
 @dataclass(frozen=True, slots=True)
-class _Path:
+class Inner:
     """A step that calls a module of the network itself; by its path, so that the network stays free of cycles."""
 
     path: str
@@ -77,7 +80,10 @@ class Replay(nn.Module):
         super().__init__()
         self.sizes: dict[int, int] = {}
         """Dimensions of the input that must have this size."""
-        self._programs: dict[bool, tuple[list[_Compiled], dict[int, str], dict[int, str], Any]] = {}
+        self.programs: dict[bool, Program] = {}
+        """By mode: steps, parameters and constants by slot, and the result."""
+        self.entry: dict[bool, int] = {}
+        """The input's slot by mode, where it is not 0: in a section of a network."""
         self._freeze: Callable[[Replay], None] | None = None
         """A function, since copies of the network share it and what it knows of the traced module."""
 
@@ -102,7 +108,7 @@ class Replay(nn.Module):
             constants[slot] = f"constant{int(mode)}_{slot}"
             self.register_buffer(constants[slot], tensor, persistent=False)
         kept = frozenset(ref.slot for ref in refs(recording.result)) | recording.parameters.keys() | constants.keys()
-        self._programs[mode] = (_compiled(steps, kept), dict(recording.parameters), constants, recording.result)
+        self.programs[mode] = (_compiled(steps, kept), dict(recording.parameters), constants, recording.result)
 
     def freeze(self) -> None:
         """From now on training mode runs evaluation's steps, with Scalers: no dropout, nor other chance of training."""
@@ -114,8 +120,8 @@ class Replay(nn.Module):
         for place, size in self.sizes.items():
             if x.shape[place] != size:
                 raise ValueError(f"input {tuple(x.shape)}: dimension {place} must be {size}, as when it was described")
-        steps, parameters, constants, result = self._programs[self.training]
-        values: dict[int, Any] = {0: x}
+        steps, parameters, constants, result = self.programs[self.training]
+        values: dict[int, Any] = {self.entry.get(self.training, 0): x}
         for slot, name in parameters.items():
             owner, _, leaf = name.rpartition(".")
             # Not get_parameter: it insists on an nn.Parameter, and `functional_call` puts plain tensors there.
@@ -124,7 +130,7 @@ class Replay(nn.Module):
             values[slot] = self.get_buffer(name)
         for step in steps:
             function = step.function
-            if isinstance(function, _Path):
+            if isinstance(function, Inner):
                 function = self.get_submodule(function.path)
             made = function(*_filled(step.args, values, x), **_filled(step.kwargs, values, x))
             _assign(step.out, made, values)
@@ -183,7 +189,7 @@ def _settled_steps(plan: list[Step], resolved: Resolved, output: str | None) -> 
         kwargs = {name: _settled(item, resolved) for name, item in step.kwargs.items()}
         function = step.function
         if step.name == "linear" and step.where == output:
-            function, args, kwargs = _Path(output), args[:1], {}
+            function, args, kwargs = Inner(output), args[:1], {}
         steps.append(Step(function, step.name, args, kwargs, step.out, step.where))
     return steps
 
@@ -209,7 +215,7 @@ def _scaled(network: Replay | None, steps: list[Step], recording: Recording, res
             made[key] = Ref(next(fresh))
             name = f"scaler{made[key].slot}"
             network.add_module(name, Scaler(resolved.rate(axis)))
-            done.append(Step(_Path(name), "scaler", (ref,), {}, made[key], ""))
+            done.append(Step(Inner(name), "scaler", (ref,), {}, made[key], ""))
         return made[key]
 
     for number, step in enumerate(steps):
@@ -264,7 +270,7 @@ def _early(steps: list[Step], readers: Mapping[int, list[tuple[int, str | None]]
     return found
 
 
-def _compiled(steps: list[Step], kept: frozenset[int]) -> list[_Compiled]:
+def _compiled(steps: list[Step], kept: frozenset[int]) -> list[Compiled]:
     last: dict[int, int] = {}
     for number, step in enumerate(steps):
         for ref in refs((step.args, dict(step.kwargs), step.out)):
@@ -274,6 +280,6 @@ def _compiled(steps: list[Step], kept: frozenset[int]) -> list[_Compiled]:
         if slot not in kept and slot != 0:
             frees.setdefault(number, []).append(slot)
     return [
-        _Compiled(step.function, step.args, dict(step.kwargs), step.out, tuple(frees.get(number, ())))
+        Compiled(step.function, step.args, dict(step.kwargs), step.out, tuple(frees.get(number, ())))
         for number, step in enumerate(steps)
     ]

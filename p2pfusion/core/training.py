@@ -57,6 +57,12 @@ class Sgd:
         self._momentum = momentum
         self._buffers: list[torch.Tensor | None] = [None] * len(self._parameters)
 
+    @property
+    def state(self) -> dict[nn.Parameter, dict[str, torch.Tensor]]:
+        """What it keeps from step to step, as torch's optimizers lay it out."""
+        pairs = zip(self._parameters, self._buffers, strict=True)
+        return {parameter: {"momentum_buffer": buffer} for parameter, buffer in pairs if buffer is not None}
+
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients; they are always set to None."""
         for parameter in self._parameters:

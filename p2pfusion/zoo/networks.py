@@ -126,6 +126,10 @@ class ResidualCnn(nn.Module):
                 self._names.append(name)
         self.head = Head(sizes, f"stage{stages - 1}", outputs)
 
+    def chain(self) -> list[str]:
+        """The modules that run one after the other; a chain of hops is cut between them (`core.stages`)."""
+        return ["stem", *self._names, "head"]
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(batch, channels, height, width) -> (batch, outputs)."""
         x = self.stem(x)

@@ -91,6 +91,10 @@ class _Transformer(nn.Module):
         for name in self._names:
             self.add_module(name, TransformerLayer(stack, spec, name, is_causal=is_causal))
 
+    def chain(self) -> list[str]:
+        """The modules that run one after the other; a chain of hops is cut between them (`core.stages`)."""
+        return ["embedding", *self._names, "head"]
+
     def _stream(self, x: torch.Tensor) -> torch.Tensor:
         """What comes in -> (batch, time, stream) before the head."""
         x = self.embedding(x)

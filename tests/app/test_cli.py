@@ -22,7 +22,7 @@ from p2pfusion.config import ALGORITHM_DEFAULT, COMMON_RATE_DEFAULT
 from p2pfusion.errors import P2PFusionError, PortError, Refused, StoreError, TooFewPeers, TrainingError
 
 ROOT = Path(cli.__file__).parents[2]
-COMMANDS = ["demo", "join", "new", "check", "export", "simulate"]
+COMMANDS = ["demo", "join", "new", "check", "plan", "export", "simulate"]
 
 
 @pytest.fixture

@@ -1,0 +1,108 @@
+"""Devices as a person writes them: `2x,4GB,100Mbit/s` on the command line, or a table of a TOML file.
+
+Pure functions from text to `Relay`s that raise `ValueError` or `TaskError` with what was expected. What is done with
+them is not known here.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from p2pfusion.app.values import parse_name
+from p2pfusion.core.planning import RELAYS_MAX, Relay
+from p2pfusion.errors import TaskError
+
+_NUMBER = r"(\d+(?:\.\d*)?|\.\d+)"
+_SPEED = re.compile(_NUMBER + r"\s*x")
+_MEMORY = re.compile(_NUMBER + r"\s*(kB|MB|GB|TB|KiB|MiB|GiB|TiB)")
+_LINK = re.compile(_NUMBER + r"\s*([kMG]?)(bit(?:/s)?|B/s)")
+_MEMORY_BYTES = {
+    "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40,
+}  # fmt: skip
+_LINK_SCALE = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
+SPEED_MAX = 1e4
+"""Ten thousand times as fast or slow as this computer is a typing mistake."""
+FILE_BYTES_MAX = 1 << 16
+"""A thousand times what 64 devices need is no list of devices."""
+_KEYS = ("name", "speed", "memory", "link")
+
+
+def parse_speed(text: str) -> float:
+    """`2x`: how many times as fast as the computer that was measured."""
+    match = _SPEED.fullmatch(text.strip())
+    speed = float(match[1]) if match else 0.0
+    if not 1 / SPEED_MAX <= speed <= SPEED_MAX:
+        raise ValueError(f"{text!r} is not a speed: write 2x for twice as fast as this computer, 0.5x for half as fast")
+    return speed
+
+
+def parse_memory(text: str) -> int:
+    """`4GB`, `512MiB`; bytes, above 0."""
+    match = _MEMORY.fullmatch(text.strip())
+    size = int(float(match[1]) * _MEMORY_BYTES[match[2]]) if match else 0
+    if size < 1:
+        raise ValueError(f"{text!r} is not an amount of memory: write it like 4GB or 512MiB")
+    return size
+
+
+def parse_link(text: str) -> float:
+    """`100Mbit/s`, `100Mbit`, `10MB/s`; bytes per second, above 0."""
+    match = _LINK.fullmatch(text.strip())
+    rate = float(match[1]) * _LINK_SCALE[match[2]] / (8.0 if match[3].startswith("bit") else 1.0) if match else 0.0
+    if rate <= 0:
+        raise ValueError(f"{text!r} is not the speed of a link: write it like 100Mbit/s or 10MB/s")
+    return rate
+
+
+def parse_device(text: str) -> Relay:
+    """Speed, memory and link between commas, in any order; what is left out does not limit. The name stays empty."""
+    found: dict[str, str] = {}
+    for part in text.split(","):
+        kinds = (("speed", _SPEED), ("memory", _MEMORY), ("link", _LINK))
+        key = next((name for name, pattern in kinds if pattern.fullmatch(part.strip())), None)
+        if key is None:
+            raise ValueError(f"{part!r} is no part of a device: write it like 2x,4GB,100Mbit/s")
+        if key in found:
+            raise ValueError(f"{text!r} says its {key} twice")
+        found[key] = part
+    return _device("", found)
+
+
+def read_devices(file: Path) -> tuple[Relay, ...]:
+    """The `[[relay]]` tables of a TOML file, in order. Raises `TaskError` with the table and the key that is wrong."""
+    try:
+        text = file.read_bytes()[: FILE_BYTES_MAX + 1].decode()
+        value = tomllib.loads(text)
+    except (OSError, ValueError) as error:
+        raise TaskError(f"{file}: cannot be read as TOML: {error}") from error
+    if len(text) > FILE_BYTES_MAX:
+        raise TaskError(f"{file}: is longer than {FILE_BYTES_MAX} bytes")
+    tables = value.pop("relay", None)
+    if value or not isinstance(tables, list) or not 1 <= len(tables) <= RELAYS_MAX:
+        raise TaskError(f"{file}: must hold 1 to {RELAYS_MAX} tables [[relay]] and nothing else")
+    return tuple(_table(f"{file}: relay {number}", table) for number, table in enumerate(tables, 1))
+
+
+def _table(where: str, table: Any) -> Relay:
+    if not isinstance(table, dict) or not all(isinstance(item, str) for item in table.values()):
+        raise TaskError(f'{where}: must be a table of texts, such as speed = "2x"')
+    for key in table:
+        if key not in _KEYS:
+            raise TaskError(f"{where}: there is no key {key!r}; known are {', '.join(_KEYS)}")
+    try:
+        return _device(parse_name(table["name"]) if "name" in table else "", table)
+    except ValueError as error:
+        raise TaskError(f"{where}: {error}") from error
+
+
+def _device(name: str, texts: Mapping[str, str]) -> Relay:
+    return Relay(
+        name=name,
+        speed=parse_speed(texts["speed"]) if "speed" in texts else 1.0,
+        memory_bytes=parse_memory(texts["memory"]) if "memory" in texts else None,
+        bytes_per_s=parse_link(texts["link"]) if "link" in texts else None,
+    )
