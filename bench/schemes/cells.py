@@ -36,7 +36,8 @@ class Cell:
     nodes: int = 8
     common: float = 0.25
     outer_momentum: float = 0.6
-    calibrate: bool = True
+    calibrate: bool | None = True
+    """As in `Task`."""
     share: float = 1.0
     lr_factor: float = 1.0
     """Of the data's learning rate."""
@@ -102,9 +103,9 @@ def _ablation(data: str, rounds: int, steps: int) -> tuple[Cell, ...]:
 
 
 def _as_it_comes(cells: tuple[Cell, ...]) -> tuple[Cell, ...]:
-    """What somebody gets who sets nothing: no calibration, no outer momentum."""
+    """What somebody gets who sets nothing: no outer momentum, and `Task` decides whether to calibrate."""
     return tuple(
-        replace(cell, table=f"{cell.table}-as-it-comes", calibrate=False, outer_momentum=0.0)
+        replace(cell, table=f"{cell.table}-as-it-comes", calibrate=None, outer_momentum=0.0)
         for cell in cells
         if cell.row in ("small", "members") and cell.rate == cells[0].rate
     )

@@ -53,7 +53,7 @@ def _row(cell: Cell, lines: Sequence[Line], head: Sequence[str], *, is_text: boo
         for name in widths
     )
     by_name = {
-        "scheme": cell.row if cell.calibrate or is_text else f"{cell.row}, uncalibrated",
+        "scheme": f"{cell.row}, uncalibrated" if cell.calibrate is False and not is_text else cell.row,
         "rate": "1" if cell.row in WHOLE else "mixed" if cell.rate is None else f"{cell.rate:g}",
         "nodes": str(cell.nodes),
         "rounds": str(cell.rounds),

@@ -4,7 +4,9 @@ A network trained on a device's own labels learns, besides what each class looks
 averaged over devices with different frequencies that is mere noise, and worst for what few devices train. Adding the
 logarithm of the own frequencies to the logits while training takes that part out: what is learnt then is the same
 everywhere. In the end the model holds all classes equally likely, so this is for tasks whose classes are about equally
-frequent over all devices together, and does nothing where every device has them alike.
+frequent over all devices together, and does nothing where every device has them alike. Where validation data say how
+frequent classes really are, the logarithm of those frequencies is taken off again (`excess`): then the model holds
+classes as likely as they are there, and nothing need be asked of the task.
 
 Sources: logit adjustment (Menon et al., arXiv 2007.07314, its loss with tau = 1), balanced softmax (Ren et al., arXiv
 2007.10740); in federated learning FedLC (Zhang et al., arXiv 2209.00189). Knows no model and no swarm.
@@ -25,6 +27,32 @@ COUNTED_LABELS_MAX = 1 << 20
 COUNTED_BATCHES_MAX = 1_000
 """Batches that are read of a stream, which may be slow or never end: 32,000 labels tell frequencies to half a percent.
 Samples are read on: they end, and may lie sorted by class."""
+
+
+SEEN_MIN = 5
+"""Validation labels of every class: fewer say nothing about how frequent it is."""
+
+
+def excess(own: torch.Tensor, everywhere: torch.Tensor, classes: int) -> torch.Tensor | None:
+    """Logarithm of how many times as frequent each class is among the own labels as everywhere, float32 (classes,).
+
+    Labels are integers (samples,). None where that cannot be said: for labels that are no class numbers below
+    `classes`, as those a loss leaves out, or with fewer than `SEEN_MIN` of some class everywhere.
+    """
+    for labels in (own, everywhere):
+        if labels.dim() != 1 or labels.is_floating_point() or not len(labels):
+            return None
+        if not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+            return None
+    if int(torch.bincount(everywhere, minlength=classes).min()) < SEEN_MIN:
+        return None
+    return (_shares(own, classes).log() - _shares(everywhere, classes).log()).float()
+
+
+def _shares(labels: torch.Tensor, classes: int) -> torch.Tensor:
+    """Of each class among the labels, float64; one is added to every count."""
+    counts = torch.bincount(labels, minlength=classes) + 1.0
+    return counts.double() / counts.sum()
 
 
 def log_frequencies(data: Data, classes: int) -> torch.Tensor:

@@ -15,7 +15,7 @@ import operator
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -43,6 +43,10 @@ class Indexed(ABC):
     def fetch(self, picked: Sequence[int]) -> Any:
         """`(x, y)` of these samples, each a tensor or array whose first dimension is `len(picked)`."""
 
+    def labels(self) -> Any:
+        """y of all samples as a tensor or array, where that needs no x; else None."""
+        return None
+
 
 class Data(Protocol):
     """What training and evaluation need."""
@@ -55,6 +59,11 @@ class Data(Protocol):
     @property
     def batches_per_pass(self) -> int | None:
         """Batches in one pass; None when only a pass would tell."""
+        ...
+
+    @property
+    def labels(self) -> torch.Tensor | None:
+        """y of all samples, where it is at hand without reading x."""
         ...
 
     def batches(self, rng: random.Random) -> Iterator[Batch]:
@@ -77,11 +86,18 @@ class Samples:
     fetch: Callable[[Sequence[int]], Any]
     order: tuple[int, ...]
     batch_size: int
+    targets: torch.Tensor | None = field(default=None, compare=False, repr=False)
+    """y of all samples, of which `order` picks, where it is at hand without reading x."""
 
     @property
     def samples(self) -> int:
         """How many there are."""
         return len(self.order)
+
+    @property
+    def labels(self) -> torch.Tensor | None:
+        """y of these samples, where it is at hand."""
+        return None if self.targets is None else self.targets[torch.tensor(self.order)]
 
     @property
     def batches_per_pass(self) -> int:
@@ -110,7 +126,7 @@ class Samples:
         mine = tuple(order[index::parts])
         if not mine:
             raise TaskError(f"data part {index + 1}/{parts} is empty: there are only {len(order)} samples")
-        return Samples(self.fetch, mine, self.batch_size)
+        return replace(self, order=mine)
 
     def chosen(self, picked: Sequence[int] | npt.NDArray[np.int64]) -> Samples:
         """Only these, by their place in `order`. Raises `TaskError` for none, one twice, or one that there is not."""
@@ -140,6 +156,11 @@ class Stream:
 
     @property
     def samples(self) -> None:
+        """Unknown without a pass."""
+        return None
+
+    @property
+    def labels(self) -> None:
         """Unknown without a pass."""
         return None
 
@@ -179,7 +200,9 @@ def as_data(source: Any, batch_size: int, name: str) -> Data:
     if isinstance(source, Samples | Stream):
         return source
     if isinstance(source, Indexed):
-        return Samples(source.fetch, _order(len(source), name), batch_size)
+        known = source.labels()
+        targets = None if known is None else _as_tensor(known, labels=True)
+        return Samples(source.fetch, _order(len(source), name), batch_size, targets)
     if isinstance(source, tuple | list) and len(source) == 2 and all(_is_array(item) for item in source):
         return _pair(source[0], source[1], batch_size, name)
     if isinstance(source, IterableDataset):
@@ -234,7 +257,7 @@ def _pair(x: Any, y: Any, batch_size: int, name: str) -> Samples:
         index = torch.tensor(picked, dtype=torch.int64)
         return inputs[index], targets[index]
 
-    return Samples(fetch, _order(len(inputs), name), batch_size)
+    return Samples(fetch, _order(len(inputs), name), batch_size, targets)
 
 
 def _loader(loader: DataLoader[Any]) -> Data:

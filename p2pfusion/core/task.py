@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from p2pfusion.core.blueprint import Blueprint
-from p2pfusion.core.calibration import calibrated, log_frequencies
+from p2pfusion.core.calibration import calibrated, excess, log_frequencies
 from p2pfusion.core.data import Batch, Data, Deal, as_data, part_of
 from p2pfusion.core.genesis import genesis
 from p2pfusion.core.objectives import Loss, correct, cross_entropy
@@ -48,8 +48,9 @@ class Task:
     `optimizer`: parameters -> torch optimizer, new every round (default SGD, lr 0.05, momentum 0.9).
     `lr_schedule`: round -> factor of the optimizer's learning rate, such as a warm-up or a decay (default 1 always).
     `clip_norm`: gradients are clipped to this L2 norm, None never; without it thin slices can diverge (`Recipe`).
-    `calibrate`: train against the own frequencies of classes (`core.calibration`): for classes that are about equally
-    frequent over all devices together, but not on each.
+    `calibrate`: train against the own frequencies of classes (`core.calibration`), so that a device whose data lack one
+    does not unlearn it for everybody. None: where validation labels tell how frequent each is, and the loss is the
+    default one; True: in any case, all classes then count as equally frequent; False: never.
     `partition`: how data that several nodes share are dealt (`join --data-part`, `simulate`): (parts, seed) -> the
     sample numbers of every part, as `zoo.partition` makes them (default an even, shuffled deal).
     `init`: "seed" draws the start from the run's seed, "given" keeps the model's own weights, which all peers must
@@ -66,7 +67,7 @@ class Task:
     steps_per_round: int | None = None
     lr_schedule: Schedule | None = None
     clip_norm: float | None = 1.0
-    calibrate: bool = False
+    calibrate: bool | None = None
     partition: Deal | None = None
     init: Literal["seed", "given"] = "seed"
 
@@ -165,6 +166,8 @@ def prepare(task: Task, seed: int, part: tuple[int, int] | None = None) -> Prepa
         )
         prepared.lr_factor(0)
         output = _try(prepared, (x, y))
+        if task.calibrate is None:
+            return _adjusted(prepared, output)
         return _calibrated(prepared, output, y) if task.calibrate else prepared
 
 
@@ -186,6 +189,14 @@ def _first(data: Data, name: str) -> Batch:
     if batch is None:
         raise TaskError(f"{name}: there is no data")
     return batch
+
+
+def _adjusted(prepared: Prepared, output: torch.Tensor) -> Prepared:
+    """With the shift from the own labels to those of the validation data, where both are at hand."""
+    own, everywhere = prepared.train.labels, prepared.validation.labels if prepared.validation else None
+    if own is None or everywhere is None or prepared.loss is not cross_entropy or output.dim() != 2:
+        return prepared
+    return replace(prepared, shift=excess(own, everywhere, output.shape[1]))
 
 
 def _calibrated(prepared: Prepared, output: torch.Tensor, y: torch.Tensor) -> Prepared:

@@ -73,6 +73,10 @@ class Images(Indexed):
         index = np.asarray(picked, np.int64)
         return (self.x[index].astype(np.float32) / np.float32(_PIXEL_MAX) - shift) / scale, self.y[index]
 
+    def labels(self) -> Labels:
+        """All of them."""
+        return self.y
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImageSet:

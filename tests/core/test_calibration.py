@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from p2pfusion.core.calibration import COUNTED_BATCHES_MAX, calibrated, log_frequencies
+from p2pfusion.core.calibration import COUNTED_BATCHES_MAX, SEEN_MIN, calibrated, excess, log_frequencies
 from p2pfusion.core.data import as_data
 from p2pfusion.core.task import Task, prepare
 from p2pfusion.core.training import score, train
@@ -48,13 +48,50 @@ def skewed(calibrate):
 
 def test_a_skewed_device_learns_what_holds_everywhere():
     accuracies = {}
-    for calibrate in (False, True):
+    for calibrate in (False, True, None):
         prepared = prepare(skewed(calibrate), 0)
         whole = prepared.blueprint.whole()
         batches = prepared.train.batches(random.Random(0))
         after = train(prepared.blueprint, whole, prepared.genesis, batches, prepared.recipe).after
         accuracies[calibrate] = score(prepared.blueprint, whole, after, prepared.validation).accuracy
-    assert accuracies[True] > 0.82 > 0.75 > accuracies[False]
+    assert min(accuracies[True], accuracies[None]) > 0.82 > 0.75 > accuracies[False]
+
+
+def test_the_excess_is_measured_against_the_validation_labels():
+    own, everywhere = torch.tensor([0] * 29 + [1] * 9), torch.tensor([0] * 9 + [1] * 29)
+    found = excess(own, everywhere, 2)
+    assert found is not None
+    assert torch.allclose(found.exp(), torch.tensor([3.0, 1 / 3]))
+    assert torch.equal(excess(everywhere, everywhere, 2), torch.zeros(2))
+
+
+@pytest.mark.parametrize(
+    ("own", "everywhere"),
+    [
+        (torch.arange(40) % 2, torch.tensor([0] * 40 + [1] * (SEEN_MIN - 1))),  # a class hardly seen
+        (torch.tensor([0, 1, -100]), torch.arange(40) % 2),  # a label that the loss leaves out
+        (torch.arange(40) % 3, torch.arange(40) % 2),  # no class of the network
+        (torch.zeros(40, 5, dtype=torch.int64), torch.arange(40) % 2),  # many labels a sample, as in a text
+        (torch.arange(40.0) % 2, torch.arange(40) % 2),
+    ],
+)
+def test_where_labels_do_not_tell_there_is_no_excess(own, everywhere):
+    assert excess(own, everywhere, 2) is None
+
+
+def test_nobody_is_adjusted_who_chose_a_loss_or_whose_labels_are_not_at_hand():
+    task = skewed(None)
+    assert prepare(task, 0).shift is not None
+    assert prepare(replace(task, validation=None), 0).shift is None
+    assert prepare(replace(task, loss=F.cross_entropy), 0).shift is None
+    assert prepare(replace(task, train=[task.train]), 0).shift is None
+
+
+def test_only_the_own_part_counts_beside_the_validation_data():
+    task = replace(skewed(None), partition=lambda parts, seed: [range(1900), range(1900, 2000)])
+    first, second = (prepare(task, 0, (part, 2)).shift for part in range(2))
+    assert first[0] > 0 > first[1]
+    assert second[1] > 0 > second[0]
 
 
 def test_only_the_own_part_counts_and_the_owners_loss_evaluates():
