@@ -59,7 +59,8 @@ ONLY_IN = {
     "torch": ("core.training", "core.task", "core.sequential", "core.layers", "core.scaler", "core.data",
               "core.contrastive", "core.projection", "core.averaging", "core.calibration", "core.nested",
               "core.prediction", "core.objectives", "core.recorder", "core.recording", "core.replay",
-              "core.tracing", "core.tracing_checks", "core.tracing_shapes", "core.place", "core.footprint", "zoo",
+              "core.tracing", "core.tracing_checks", "core.tracing_shapes", "core.place", "core.footprint",
+              "core.transfer", "core.units", "core.tailored", "zoo",
               "net.compute", "net.device", "app"),
 }  # fmt: skip
 NOT_IN = {"asyncio": ("core", "wire", "swarm"), "logging": ("core", "wire", "swarm")}

@@ -16,12 +16,14 @@ from p2pfusion.config import COMMON_RATE_DEFAULT
 from p2pfusion.core import schemes
 from p2pfusion.core.blueprint import Blueprint
 from p2pfusion.core.contrastive import Contrastive
+from p2pfusion.core.depth import at_exits, shallow
 from p2pfusion.core.ensemble import ensemble, rotating
 from p2pfusion.core.genesis import genesis
 from p2pfusion.core.nested import Nested, prefix, widest
 from p2pfusion.core.projection import PROJECTION, with_projection
 from p2pfusion.core.submodel import Vector
 from p2pfusion.core.task import Prepared
+from p2pfusion.core.transfer import Transfer
 from p2pfusion.errors import TaskError, UsageError
 
 MEMBERS = 2
@@ -97,6 +99,21 @@ def _nested(blueprint: Blueprint, terms: Terms) -> Way:
     return Way(scheme=widest(rates), objective=Nested(rates, DISTILL), widths=widths)
 
 
+def _co_s2p(blueprint: Blueprint, terms: Terms) -> Way:
+    """Co-S2P (PAPERS.md 2). The paper has a server; ours is the same mechanism over the ledger."""
+    _check_exits(blueprint)
+    return Way(scheme=shallow(schemes.static()), objective=Transfer(), widths=at_exits(blueprint))
+
+
+def _check_exits(blueprint: Blueprint) -> None:
+    """Raises `TaskError` for a network that can answer at its end only."""
+    if len(blueprint.exits) < 2:
+        raise TaskError(
+            "co_s2p: this network can answer at its end only; make it with exits, such as p2pfusion.zoo.transformers."
+            "vit(..., exits=4), or choose another algorithm, such as --algorithm members"
+        )
+
+
 def _small(blueprint: Blueprint, terms: Terms) -> Blueprint:
     return blueprint.narrow(terms.common_rate)
 
@@ -124,6 +141,9 @@ PRESETS: Mapping[str, Preset] = {
         text="double-shifting slices with a contrastive term (MSfusion)",
         way=msfusion(schemes.double_shift),
         model=_projected,
+    ),
+    "co_s2p": Preset(
+        text="shallow and narrow slices of a network with exits, which learn from its deepest (Co-S2P)", way=_co_s2p
     ),
     "double_shift": Preset(text="double-shifting slices and nothing else", way=plain(schemes.double_shift)),
     "heterofl": Preset(text="always the first channels (HeteroFL)", way=plain(schemes.static)),

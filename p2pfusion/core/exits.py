@@ -17,12 +17,20 @@ from p2pfusion.errors import TaskError
 class Exit:
     """A place where the network can answer: its head's block, and the blocks before it that the head needs, in order.
 
+    The last `depth` of those are layers, what comes before them is where the network begins.
+
     The module that is built offers `answers(x)`, a tuple with what each of its exits says, the shallowest first; its
     `forward` is the deepest one's.
     """
 
     head: str
     trunk: tuple[str, ...]
+    depth: int
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The layers before it, in order."""
+        return self.trunk[len(self.trunk) - self.depth :]
 
 
 Exits = tuple[Exit, ...]
@@ -54,7 +62,16 @@ def ends_of(entry: str, layers: Sequence[str], exits: int) -> Exits:
     """What a blueprint declares of a network of `entry`, layers and `heads_behind`; nothing where `exits` is 0."""
     trunk = (entry, *layers)
     behind = heads_behind(len(layers), exits) if exits else {}
-    return tuple(Exit(head, trunk[: depth + 1]) for head, depth in behind.items())
+    return tuple(Exit(head, trunk[: depth + 1], depth) for head, depth in behind.items())
+
+
+def within(exits: Exits, rate: float) -> Exits:
+    """Those that the first floor(rate * layers) layers reach, and the shallowest in any case (PAPERS.md 2.2).
+
+    Layers behind the deepest of them would be trained by nothing: nobody holds them.
+    """
+    layers = int(rate * exits[-1].depth + 1e-9)
+    return tuple(one for one in exits if one.depth <= layers) or exits[:1]
 
 
 def held_by(exits: Exits, blocks: Sequence[str]) -> Exits:
@@ -82,6 +99,6 @@ def check(exits: Exits, blocks: Sequence[str]) -> None:
         unknown = [block for block in (one.head, *one.trunk) if block not in blocks]
         if unknown or heads.count(one.head) > 1 or one.head in exits[-1].trunk:
             raise TaskError(f"blueprint: exit {one.head!r} needs a head of its own, and blocks of the network")
-        if not one.trunk or one.trunk[: len(before)] != before:
+        if not 0 < one.depth <= len(one.trunk) or one.trunk[: len(before)] != before:
             raise TaskError(f"blueprint: the trunk of exit {one.head!r} must begin with that of the exit before it")
         before = one.trunk

@@ -97,12 +97,13 @@ class Cadence:
         return end_s if mine.quorum_s is None else min(end_s, mine.quorum_s + self.config.grace_s)
 
 
-def weight_of(samples: int, staleness: int, config: CadenceConfig) -> int:
+def weight_of(samples: int, staleness: int, config: CadenceConfig, worth: float = 1.0) -> int:
     """A contribution's integer weight, in 1..2^32; rounded 2^16 for the plain mean of PROTOCOL.md 3.
 
-    Times samples^weight_power, decay^(s - 1) and s^-staleness_power, where s is the staleness, 1 in calm weather.
+    Times samples^weight_power, decay^(s - 1) and s^-staleness_power, where s is the staleness, 1 in calm weather, and
+    times `worth`, what its author's algorithm says of it.
     """
     counted = max(samples, 1) if config.weight_power < 0 else samples
     value = 65536.0 * float(counted) ** config.weight_power
-    value *= config.decay ** max(0, staleness - 1) * max(1, staleness) ** -config.staleness_power
+    value *= worth * config.decay ** max(0, staleness - 1) * max(1, staleness) ** -config.staleness_power
     return int(min(max(round(value), 1), WEIGHT_MAX))

@@ -150,11 +150,11 @@ def test_what_is_no_network_is_not_built(blocks: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     "exits",
     [
-        (Exit("head", ()),),
-        (Exit("nowhere", ("embedding",)),),
-        (Exit("head", ("embedding", "head")),),
-        (Exit("exit1", ("embedding", "layer1")), Exit("head", ("embedding", "layer0"))),
-        (Exit("head", ("embedding",)), Exit("head", ("embedding", "layer0"))),
+        (Exit("head", (), 0),),
+        (Exit("nowhere", ("embedding",), 1),),
+        (Exit("head", ("embedding", "head"), 1),),
+        (Exit("exit1", ("embedding", "layer1"), 1), Exit("head", ("embedding", "layer0"), 1)),
+        (Exit("head", ("embedding",), 1), Exit("head", ("embedding", "layer0"), 1)),
     ],
     ids=["no trunk", "no block", "head in trunk", "trunks fork", "twice"],
 )
