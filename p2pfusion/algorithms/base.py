@@ -141,6 +141,12 @@ class RoundReport:
     traffic: Traffic = Traffic()
     widths: Mapping[str, float] = field(default_factory=dict)
 
+    @property
+    def utilisation(self) -> float:
+        """Share of the round's time that this node trained, 0..1; the mean over nodes is the run's (PAPERS.md 2.6)."""
+        all_s = sum(self.seconds.values())
+        return self.seconds.get("train", 0.0) / all_s if all_s else 0.0
+
 
 @dataclass(frozen=True, slots=True)
 class Published:
