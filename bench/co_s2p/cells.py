@@ -43,7 +43,8 @@ def bed_of(slow: float) -> Testbed:
 
 
 BASELINES = ("MSfusion", "FedRolex", "HeteroFL", "full, synchronous", "everybody small")
-ABLATIONS = ("synchronous", "without transfer", "random masks", "learned masks", "importance", "counted evenly")
+ABLATIONS = ("synchronous", "without transfer", "random masks", "learned masks", "importance", "rolling freeze",
+             "counted evenly")  # fmt: skip
 
 
 def _mix(data: str, alpha: float | None, rounds: int, steps: int) -> tuple[Cell, ...]:

@@ -18,8 +18,8 @@ from p2pfusion.core.blueprint import Blueprint
 from p2pfusion.core.depth import at_exits, shallow
 from p2pfusion.core.drift import Drift
 from p2pfusion.core.schemes import Scheme
-from p2pfusion.core.tailored import How, Tailored
-from p2pfusion.core.transfer import Transfer
+from p2pfusion.core.tailored import HOW, How, Tailored
+from p2pfusion.core.transfer import GAMMA, Transfer
 
 SMALL = 0.25
 """What the smallest device can train."""
@@ -36,9 +36,9 @@ class Row:
     rate: float | None = None
 
 
-def _tailored(how: How = "importance", gamma: float | None = None, *, weighs: bool = True) -> Preset:
+def _tailored(how: How = HOW, gamma: float = GAMMA, window: int | None = None, *, weighs: bool = True) -> Preset:
     def way(blueprint: Blueprint, terms: Terms) -> Way:
-        one = Tailored(how, Transfer() if gamma is None else Transfer(gamma))
+        one = Tailored(how, Transfer(gamma, window=window))
         return Way(scheme=one, objective=one, widths=at_exits(blueprint), weighing=Drift() if weighs else None)
 
     return Preset(text="", way=way)
@@ -70,6 +70,7 @@ ROWS: Mapping[str, Row] = {
     "random masks": Row(Preset(text="", way=_drawn), SEMI),
     "learned masks": Row(_tailored("masks"), SEMI),
     "importance": Row(_tailored("importance"), SEMI),
+    "rolling freeze": Row(_tailored(window=1), SEMI),
     "counted evenly": Row(_tailored(weighs=False), SEMI),
     "MSfusion": Row(_cut(schemes.double_shift)),
     "FedRolex": Row(_cut(schemes.rolling)),

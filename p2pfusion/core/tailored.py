@@ -30,6 +30,8 @@ from p2pfusion.core.units import Importance, Kept, Learning, Masks, slice_of
 WARM_UP_ROUNDS = 2
 """Rounds in which units are chosen: those of the released code."""
 How = Literal["importance", "masks"]
+HOW: How = "masks"
+"""The default: docs/co_s2p.md has the comparison."""
 
 
 class Tailored:
@@ -41,9 +43,7 @@ class Tailored:
     is_scaled = Transfer.is_scaled
     extra_vectors = 0
 
-    def __init__(
-        self, how: How = "importance", transfer: Transfer | None = None, warm_up_rounds: int = WARM_UP_ROUNDS
-    ) -> None:
+    def __init__(self, how: How = HOW, transfer: Transfer | None = None, warm_up_rounds: int = WARM_UP_ROUNDS) -> None:
         self._how = how
         self._transfer = Transfer() if transfer is None else transfer
         self._warm_up_rounds = warm_up_rounds
@@ -63,10 +63,11 @@ class Tailored:
         return held if self._kept is None else slice_of(blueprint, held.blocks, self._kept)
 
     def trains(self, blueprint: Blueprint, sub_model: SubModel, round_index: int) -> SubModel:
-        """As the transfer has it; while masks are learnt, everything but the layers."""
-        trained = self._transfer.trains(blueprint, sub_model, round_index)
-        if self._how == "importance" or not self._is_learnt_about(sub_model):
-            return trained
+        """As the transfer has it. In warm-up rounds all of it, or where masks are learnt everything but the layers."""
+        if not self._is_learnt_about(sub_model):
+            return self._transfer.trains(blueprint, sub_model, round_index)
+        if self._how == "importance":
+            return sub_model
         layers = held_by(blueprint.exits, sub_model.blocks)[-1].layers
         return replace(sub_model, blocks=tuple(block for block in sub_model.blocks if block not in layers))
 

@@ -13,7 +13,7 @@ A unit is what an axis says: a whole head, a run of hidden units or of output ch
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -63,7 +63,8 @@ class Importance:
     def watched(self, module: nn.Module, loss: StepLoss) -> StepLoss:
         tensors = dict(module.named_parameters())
         for parameter in self._parameters:
-            tensors[parameter.name].register_hook(self._adding(parameter, tensors[parameter.name]))
+            add = self._adding(parameter, tensors[parameter.name])
+            tensors[parameter.name].register_hook(add)  # type: ignore[no-untyped-call]
         return loss
 
     def _adding(self, parameter: Parameter, tensor: torch.Tensor) -> Callable[[torch.Tensor], None]:
@@ -103,27 +104,14 @@ class Masks:
             logits.requires_grad_()
 
     def watched(self, module: nn.Module, loss: StepLoss) -> StepLoss:
-        from torch.func import functional_call  # imports much; only who learns masks pays
-
         names = dict(module.named_parameters())
-
-        class Masked(nn.Module):
-            """The network with some of its rows at zero; it answers like it."""
-
-            def __init__(self, rows: Mapping[str, torch.Tensor]) -> None:
-                super().__init__()
-                self._call = lambda x: functional_call(Answers(module), rows, (x,))
-
-            def answers(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-                said: tuple[torch.Tensor, ...] = self._call(x)
-                return said
 
         def step_loss(_: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
             self._step()
             draws = {name: drawn(logits, self._generator) for name, logits in self.logits.items()}
-            rows = {f"inner.{one.name}": self._masked(one, names[one.name], draws) for one in self._parameters}
+            rows = {one.name: self._masked(one, names[one.name], draws) for one in self._parameters}
             share = torch.cat(list(draws.values())).mean()
-            return loss(Masked(rows), x, y) + PENALTY * (share - self._rate).abs().to(x.device)
+            return loss(_Masked(module, rows), x, y) + PENALTY * (share - self._rate).abs().to(x.device)
 
         return step_loss
 
@@ -158,15 +146,30 @@ class Masks:
         return chosen
 
 
-class Answers(nn.Module):
+class _Masked(nn.Module):
+    """A network with some of its rows at zero, which answers like it."""
+
+    def __init__(self, network: nn.Module, rows: Mapping[str, torch.Tensor]) -> None:
+        super().__init__()
+        self._answering = (_Answers(network),)  # in a tuple, for it is no child
+        self._rows = {f"network.{name}": tensor for name, tensor in rows.items()}
+
+    def answers(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        from torch.func import functional_call  # imports much; only who learns masks pays
+
+        said: tuple[torch.Tensor, ...] = functional_call(self._answering[0], self._rows, (x,))
+        return said
+
+
+class _Answers(nn.Module):
     """A network whose forward is what all its exits say."""
 
-    def __init__(self, inner: nn.Module) -> None:
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.inner = inner
+        self.network = network
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        said: tuple[torch.Tensor, ...] = self.inner.answers(x)  # type: ignore[operator]
+        said: tuple[torch.Tensor, ...] = self.network.answers(x)  # type: ignore[operator]
         return said
 
 
@@ -174,15 +177,13 @@ class _Draw(torch.autograd.Function):
     """g ~ Bernoulli(pi) forward, dL/dpi := pi * dL/dg backward: the scaled straight-through gradient."""
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, pi: torch.Tensor, draw: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, pi: torch.Tensor, draw: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(pi)
         return draw
 
     @staticmethod
-    def backward(  # type: ignore[override]
-        ctx: torch.autograd.function.FunctionCtx, gradient: torch.Tensor
-    ) -> tuple[torch.Tensor, None]:
-        (pi,) = ctx.saved_tensors  # type: ignore[attr-defined]
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (pi,) = ctx.saved_tensors
         return pi * gradient, None
 
 

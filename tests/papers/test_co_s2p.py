@@ -213,6 +213,17 @@ def test_after_two_rounds_the_slice_is_narrow_and_stays(how: str) -> None:
         assert {part.blocks for part in parts} == {("embedding", "exit1", "exit2")}, "masks leave the layers alone"
 
 
+def test_while_importance_is_learnt_nothing_is_frozen() -> None:
+    """Units of a frozen layer would seem to matter nothing."""
+    one = Tailored("importance", Transfer(window=1))
+    first = one(VIT, seat(0.5), random.Random(0))
+    assert one.trains(VIT, first, 0) == first
+    for round_index in range(2):
+        trained(one, first, round_index)
+    narrow = one(VIT, seat(0.5, 2), random.Random(0))
+    assert layers_of(one.trains(VIT, narrow, 2)) == ["layer1"]
+
+
 def test_while_masks_are_learnt_the_layers_stay() -> None:
     one, first = Tailored("masks"), beginning(VIT, 0.5)
     one(VIT, seat(0.5), random.Random(0))
