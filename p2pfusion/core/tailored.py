@@ -30,7 +30,7 @@ from p2pfusion.core.units import Importance, Kept, Learning, Masks, slice_of
 WARM_UP_ROUNDS = 2
 """Rounds in which units are chosen: those of the released code."""
 How = Literal["importance", "masks"]
-HOW: How = "masks"
+HOW: How = "importance"
 """The default: docs/co_s2p.md has the comparison."""
 
 
