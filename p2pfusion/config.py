@@ -183,6 +183,10 @@ class CadenceConfig:
     of 2; 0 waits, as PROTOCOL.md 9 says; None: 1 where contributions take long to come (`swarm.ahead`)."""
     grace_s: float = 0.0
     """Waited for the rest once the quorum is there (Co-S2P's released code: 10 s); 0 is PROTOCOL.md 9."""
+    grace_share: float = 0.0
+    """The same as a share of what a round takes till its quorum is there, if that is longer (PAPERS.md 2.6: 0.25)."""
+    deadline_share: float | None = None
+    """The wait ends so many times that after the round began (PAPERS.md 2.6: 3); None, and until known: by patience."""
     adapt_steps: bool = True
     """A slow device takes fewer local steps, so that a round takes everybody about as long (PROTOCOL.md 3)."""
     weight_power: float = 0.0
@@ -199,6 +203,9 @@ class CadenceConfig:
         is_ahead = self.ahead_rounds is None or 0 <= self.ahead_rounds <= AHEAD_ROUNDS_MAX
         _check(is_ahead, self, "ahead_rounds", f"None or 0 to {AHEAD_ROUNDS_MAX}")
         _check(0 <= self.grace_s < float("inf"), self, "grace_s", ">= 0")
+        _check(0 <= self.grace_share <= 1, self, "grace_share", "0 to 1")
+        is_later = self.deadline_share is None or 1 <= self.deadline_share <= 16
+        _check(is_later, self, "deadline_share", "None or 1 to 16")
         _check(-1 <= self.weight_power <= 2, self, "weight_power", "-1 to 2")
         _check(0 < self.decay <= 1, self, "decay", "in (0, 1]")
         _check(0 <= self.staleness_power <= 4, self, "staleness_power", "0 to 4")

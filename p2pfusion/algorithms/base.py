@@ -31,7 +31,7 @@ WHOLE = "100%"
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """What comes out of a run: the networks in its model, by name, narrowest first; none: only the whole model.
+    """What comes out of a run: the networks in its model, by name, smallest first; none: only the whole model.
 
     They may leave out what only training needs. `origin`: how they were made, as names and values for people.
     """
@@ -41,14 +41,15 @@ class Product:
 
     @property
     def fallback(self) -> str | None:
-        """Which to take when none was measured: of several widths the narrowest, which alone everybody trains; of
-        networks side by side all of them; None: the whole model.
+        """Which to take when none was measured: of several widths or exits the first, which alone everybody trains;
+        of networks side by side all of them; None: the whole model.
         """
         if not self.networks:
             return None
         names = list(self.networks)
         narrowest, widest = self.networks[names[0]], self.networks[names[-1]]
-        return names[0] if narrowest.blocks == widest.blocks else names[-1]
+        is_side_by_side = frozenset(narrowest.blocks) < frozenset(widest.blocks)
+        return names[-1] if is_side_by_side else names[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +141,12 @@ class RoundReport:
     traffic: Traffic = Traffic()
     widths: Mapping[str, float] = field(default_factory=dict)
 
+    @property
+    def utilisation(self) -> float:
+        """Share of the round's time that this node trained, 0..1; the mean over nodes is the run's (PAPERS.md 2.6)."""
+        all_s = sum(self.seconds.values())
+        return self.seconds.get("train", 0.0) / all_s if all_s else 0.0
+
 
 @dataclass(frozen=True, slots=True)
 class Published:
@@ -184,8 +191,17 @@ class RoundContext(Protocol):
         """Run `work` in the executor; `cost_s` is its virtual time in a simulation."""
         ...
 
-    async def contribute(self, sub_model: SubModel, delta: Vector, samples: int, loss: float) -> None:
-        """Publish what changed; at most once in a round."""
+    async def newer(self, sub_model: SubModel) -> Vector | None:
+        """That slice of the head as it is now, where the swarm has gone on to a newer round since this one began.
+
+        None: it has not. What is contributed is based on what `extract` gave all the same.
+        """
+        ...
+
+    async def contribute(
+        self, sub_model: SubModel, delta: Vector, samples: int, loss: float, worth: float = 1.0
+    ) -> None:
+        """Publish what changed; at most once in a round. `worth`: what it weighs beside one that counts evenly."""
         ...
 
     def should_stop(self) -> bool:

@@ -8,19 +8,22 @@ the model holds in the end. `Seat.rates` carries the slice rates. Sources: MSfus
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from p2pfusion.algorithms.sliced import Sliced, Way
-from p2pfusion.config import COMMON_RATE_DEFAULT
+from p2pfusion.config import COMMON_RATE_DEFAULT, CadenceConfig
 from p2pfusion.core import schemes
 from p2pfusion.core.blueprint import Blueprint
 from p2pfusion.core.contrastive import Contrastive
+from p2pfusion.core.depth import at_exits
+from p2pfusion.core.drift import Drift
 from p2pfusion.core.ensemble import ensemble, rotating
 from p2pfusion.core.genesis import genesis
 from p2pfusion.core.nested import Nested, prefix, widest
 from p2pfusion.core.projection import PROJECTION, with_projection
 from p2pfusion.core.submodel import Vector
+from p2pfusion.core.tailored import Tailored
 from p2pfusion.core.task import Prepared
 from p2pfusion.errors import TaskError, UsageError
 
@@ -28,6 +31,9 @@ MEMBERS = 2
 """Networks of an ensemble: more would see each device less often and learn slower (docs/schemes.md)."""
 DISTILL = 1.0
 """Weight of what the narrowest width teaches the wider ones."""
+
+SEMI_ASYNCHRONOUS = CadenceConfig(quorum=0.5, grace_s=1.0, grace_share=0.25, deadline_share=3.0)
+"""Co-S2P's rule (PAPERS.md 2.6): half of the others, a grace of a quarter of a round and at least 1 s, three rounds."""
 
 AUTO = "auto"
 """The name of the choice that `fitting` makes."""
@@ -62,6 +68,8 @@ class Preset:
     model: Callable[[Blueprint, Terms], Blueprint] | None = None
     """The run's model, where it is another than the task's."""
     reach: Reach = "all"
+    cadence: CadenceConfig = field(default_factory=CadenceConfig)
+    """When its rounds are ready, where the owner of a node says nothing else."""
 
 
 def ladder(common_rate: float) -> tuple[float, ...]:
@@ -97,6 +105,22 @@ def _nested(blueprint: Blueprint, terms: Terms) -> Way:
     return Way(scheme=widest(rates), objective=Nested(rates, DISTILL), widths=widths)
 
 
+def _co_s2p(blueprint: Blueprint, terms: Terms) -> Way:
+    """Co-S2P (PAPERS.md 2). The paper has a server; ours is the same mechanism over the ledger."""
+    _check_exits(blueprint)
+    tailored = Tailored()
+    return Way(scheme=tailored, objective=tailored, widths=at_exits(blueprint), weighing=Drift())
+
+
+def _check_exits(blueprint: Blueprint) -> None:
+    """Raises `TaskError` for a network that can answer at its end only."""
+    if len(blueprint.exits) < 2:
+        raise TaskError(
+            "co_s2p: this network can answer at its end only; make it with exits, such as p2pfusion.zoo.transformers."
+            "vit(..., exits=4), or choose another algorithm, such as --algorithm members"
+        )
+
+
 def _small(blueprint: Blueprint, terms: Terms) -> Blueprint:
     return blueprint.narrow(terms.common_rate)
 
@@ -129,6 +153,11 @@ PRESETS: Mapping[str, Preset] = {
         way=msfusion(schemes.double_shift),
         model=_projected,
     ),
+    "co_s2p": Preset(
+        text="shallow and narrow slices of a network with exits, which learn from its deepest (Co-S2P)",
+        way=_co_s2p,
+        cadence=SEMI_ASYNCHRONOUS,
+    ),
     "double_shift": Preset(text="double-shifting slices and nothing else", way=plain(schemes.double_shift)),
     "heterofl": Preset(text="always the first channels (HeteroFL)", way=plain(schemes.static)),
     "fedrolex": Preset(text="one window for all that rolls (FedRolex)", way=plain(schemes.rolling)),
@@ -160,6 +189,11 @@ def fitting(prepared: Prepared) -> str:
     if not prepared.blueprint.axes:
         return "full"
     return "nested" if prepared.is_given else "members"
+
+
+def cadence_of(name: str) -> CadenceConfig:
+    """What the row recommends; for `auto` what every row of it does, the default. Raises what `live` raises."""
+    return CadenceConfig() if name == AUTO else live(name).cadence
 
 
 def check_live(name: str) -> None:

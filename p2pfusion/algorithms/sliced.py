@@ -7,18 +7,19 @@ this module only puts them in order.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from p2pfusion.algorithms.base import WHOLE, Evaluation, Product, RoundContext, Vector
 from p2pfusion.core.blueprint import Blueprint
+from p2pfusion.core.drift import Weighing
 from p2pfusion.core.objectives import Objective, Plain
 from p2pfusion.core.schemes import Scheme
-from p2pfusion.core.submodel import SubModel, extract
+from p2pfusion.core.submodel import SubModel, extract, of_blocks
 from p2pfusion.core.task import Prepared
-from p2pfusion.core.training import Score, Trained, score, train_members
+from p2pfusion.core.training import Recipe, Score, Trained, score, train_members
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +31,8 @@ class Way:
 
     `outer_momentum`: every contribution carries this share of what the model moved in the round before; since everybody
     adds the same, the fold's mean moves as with heavy-ball momentum (FedAvgM, Hsu et al., arXiv 1909.06335; DiLoCo's
-    outer optimizer), without state that would have to be sealed.
+    outer optimizer), without state that would have to be sealed. `weighing` says what a contribution is worth beside
+    others; None: all alike.
     """
 
     scheme: Scheme
@@ -38,6 +40,7 @@ class Way:
     outer_momentum: float = 0.0
     widths: Mapping[str, SubModel] = field(default_factory=dict)
     aside: tuple[str, ...] = ()
+    weighing: Weighing | None = None
 
     def networks(self, blueprint: Blueprint) -> Mapping[str, SubModel]:
         """What may be taken home; empty: the whole model."""
@@ -87,8 +90,8 @@ class Sliced:
         share, last = self._momentum(ctx.round)
         held = blueprint.whole() if self.way.outer_momentum else sub_model
         head = await ctx.extract(held)
-        steps, lr_factor = ctx.steps(self.prepared.steps_per_round), self.prepared.lr_factor(ctx.round)
-        recipe = replace(self.prepared.recipe, steps=steps, lr_factor=lr_factor, objective=self.way.objective)
+        recipe = self._recipe(ctx)
+        changed = recipe.objective.trains(blueprint, sub_model, ctx.round)
         seed = self._rng.getrandbits(32)
 
         def work() -> tuple[Trained, Vector]:
@@ -98,12 +101,30 @@ class Sliced:
             delta = trained.after - before
             if last is not None:
                 delta += np.float32(share) * (before - extract(blueprint, last, sub_model))
-            return trained, delta
+            return trained, of_blocks(blueprint, sub_model, changed, delta)
 
         trained, delta = await ctx.compute(work, self.step_cost_s * sub_model.share(blueprint) * recipe.steps)
         if self.way.outer_momentum:
             self._last = ctx.round, head
-        await ctx.contribute(sub_model, delta, trained.samples, trained.loss)
+        worth = await self._worth(ctx, changed, delta, lambda: _part(blueprint, head, held, changed))
+        await ctx.contribute(changed, delta, trained.samples, trained.loss, worth)
+
+    async def _worth(
+        self, ctx: RoundContext, changed: SubModel, delta: Vector, received: Callable[[], Vector]
+    ) -> float:
+        """What this round's contribution is worth; 1 where nobody weighs."""
+        weighing = self.way.weighing
+        if weighing is None:
+            return 1.0
+        now = await ctx.newer(changed)
+        return await ctx.compute(lambda: weighing.factor(delta, now, received(), changed, ctx.round), 0.0)
+
+    def _recipe(self, ctx: RoundContext) -> Recipe:
+        """What this round's training takes."""
+        steps, lr_factor = ctx.steps(self.prepared.steps_per_round), self.prepared.lr_factor(ctx.round)
+        return replace(
+            self.prepared.recipe, steps=steps, lr_factor=lr_factor, round=ctx.round, objective=self.way.objective
+        )
 
     def _momentum(self, round_index: int) -> tuple[float, Vector | None]:
         """What share of the model's movement since some model my contribution repeats: one round's part of it.
@@ -130,3 +151,8 @@ class Sliced:
             name: score(self.blueprint, width, extract(self.blueprint, model, width), data, loss, place=place)
             for name, width in (self.way.widths or whole).items()
         }
+
+
+def _part(blueprint: Blueprint, values: Vector, held: SubModel, part: SubModel) -> Vector:
+    """Of the values of the whole model, or of a slice with some more blocks, those of a part."""
+    return extract(blueprint, values, part) if held == blueprint.whole() else of_blocks(blueprint, held, part, values)

@@ -217,11 +217,13 @@ def plan(**options: Any) -> int:
 @click.argument("file", metavar="FILE.safetensors", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--width", default="auto", show_default=True, metavar="auto|NAME",
               help="Which of the networks in the model; auto: the best when it was measured last.")  # fmt: skip
+@click.option("--exit", default="auto", show_default=True, metavar="auto|K",
+              help="Of a model with exits, the network that ends at the Kth; 1 is the smallest.")  # fmt: skip
 @click.option("--state", type=click.Path(file_okay=False, path_type=Path), default=None,
               help="Folder of a node.  [default: the newest]")  # fmt: skip
 @_SPEECH
 def export(**options: Any) -> int:
-    """Write the model of a run's newest checkpoint; of a model with several widths, the best."""
+    """Write the model of a run's newest checkpoint; of a model with several networks, the best."""
     from p2pfusion.app.exporting import ExportOptions, run_export
 
     return run_export(ExportOptions(**options))

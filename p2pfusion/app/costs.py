@@ -16,7 +16,7 @@ from torch import nn
 
 from p2pfusion.core.objectives import Objective
 from p2pfusion.core.schemes import Scheme, Seat
-from p2pfusion.core.submodel import SubModel, extract, tensor_sizes
+from p2pfusion.core.submodel import SubModel, extract, of_blocks, tensor_sizes
 from p2pfusion.core.task import Prepared
 from p2pfusion.core.training import loaded, train_members
 from p2pfusion.net.choosing import RATES
@@ -58,8 +58,10 @@ class Trial:
         batches = self.prepared.train.batches(random.Random(0))
         objective = experienced(self.objective, self.prepared, sub_model, self.steps)
         recipe = replace(self.prepared.recipe, steps=self.steps, objective=objective)
-        delta = train_members(blueprint, sub_model, start, batches, recipe).after - start
-        coding = Coding(density=self.density, tensors=tensor_sizes(blueprint, sub_model))
+        changed = objective.trains(blueprint, sub_model, recipe.round)
+        after = train_members(blueprint, sub_model, start, batches, recipe).after
+        delta = of_blocks(blueprint, sub_model, changed, after - start)
+        coding = Coding(density=self.density, tensors=tensor_sizes(blueprint, changed))
         return {name: sum(memoryview(part).nbytes for part in encode(name, delta, coding)) for name in codecs}
 
 

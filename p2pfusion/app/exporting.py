@@ -16,6 +16,7 @@ import numpy as np
 from p2pfusion.algorithms.base import WHOLE
 from p2pfusion.app.states import newest_folder, state_root
 from p2pfusion.app.words import count, percent
+from p2pfusion.core.depth import exit_name
 from p2pfusion.core.fold import model_sha256
 from p2pfusion.errors import StoreError, UsageError
 from p2pfusion.node.contents import PART, Listed, taken, unpack
@@ -33,6 +34,7 @@ class ExportOptions:
 
     file: Path
     width: str
+    exit: str
     state: Path | None
     json: bool
     quiet: bool
@@ -65,7 +67,7 @@ def run_export(options: ExportOptions) -> int:
     folder, candidates = newest_folder(options.state or state_root())
     if candidates > 1 and not options.quiet:
         sys.stderr.write(f"{candidates} nodes have saved a model; taking the newest, {folder} (choose with --state)\n")
-    exported = export_model(folder, options.file, options.width)
+    exported = export_model(folder, options.file, wanted(options.width, options.exit))
     if options.json:
         from p2pfusion.app.output import object_text
 
@@ -73,6 +75,17 @@ def run_export(options: ExportOptions) -> int:
     elif not options.quiet:
         sys.stdout.write(f"wrote {exported.file}: {words_of(exported)}\n")
     return 0
+
+
+def wanted(width: str, exit_: str) -> str:
+    """The name of the network that `--width` and `--exit` ask for. Raises `UsageError`."""
+    if exit_ == AUTO:
+        return width
+    if width != AUTO:
+        raise UsageError(f"--width {width} --exit {exit_}: a model holds widths or exits; ask for one")
+    if not exit_.isdecimal():
+        raise UsageError(f"--exit {exit_}: must be auto or the number of an exit, 1 for the shallowest")
+    return exit_name(int(exit_))
 
 
 def words_of(exported: Exported) -> str:

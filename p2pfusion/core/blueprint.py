@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING
 from blake3 import blake3
 
 from p2pfusion.config import AXES_MAX, BLOCKS_MAX
-from p2pfusion.core.overlaps import Common
+from p2pfusion.core import exits as ends
+from p2pfusion.core.exits import Exits
+from p2pfusion.core.overlaps import Common, Ranges
 from p2pfusion.core.submodel import Layout, SubModel, layout
 from p2pfusion.errors import TaskError
 
@@ -32,11 +34,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ModuleSpec:
-    """What a factory is asked to build: the blocks, and by axis how many indices are kept of how many."""
+    """What a factory is asked to build: the blocks, and by axis how many indices are kept of how many, and which."""
 
     blocks: tuple[str, ...]
     widths: Mapping[str, int]
     full: Mapping[str, int]
+    kept: Mapping[str, Ranges] = field(default_factory=dict)
+    """By axis, for networks that put what a slice's layer says back where it stands in the whole one."""
 
     def rate(self, axis: str) -> float:
         """Share of an axis that is kept; what a `Scaler` before a layer with these inputs divides by."""
@@ -110,6 +114,8 @@ class Blueprint:
     members: tuple[tuple[str, ...], ...] = field(default=(), compare=False)
     """Blocks that are a network by themselves, where the model is several side by side (`core.ensemble`). Empty: the
     factory builds all blocks or nothing."""
+    exits: Exits = field(default=(), compare=False)
+    """Where the network can answer; a sub-model may then be a network that ends early (`core.exits`)."""
     findings: tuple[str, ...] = field(default=(), compare=False)
     """What stays whole although a layer makes it, and why; lines for people, where the module was traced."""
     parameter_slices: Mapping[str, slice] = field(init=False, compare=False, repr=False)
@@ -179,15 +185,16 @@ class Blueprint:
         """The narrow, dense network of a sub-model: real savings in time and memory, never a mask. Not initialised.
 
         `scaled=False` makes it a network of its own: what it keeps counts as whole, so no Scaler works in it. Raises
-        `ValueError` for a sub-model that is not a number of `members`, `TaskError` when the factory does not deliver
-        the declared names and shapes.
+        `ValueError` for a sub-model that is not a number of `members`, or no network that ends at one of `exits`;
+        `TaskError` when the factory does not deliver the declared names and shapes.
         """
         sub_model.validate(self)
         if sub_model.blocks != tuple(block for member in self.members_in(sub_model) for block in member):
             raise ValueError("this blueprint builds whole networks; the sub-model leaves blocks out")
         widths = {axis.name: sub_model.width(self, axis.name) for axis in self.axes}
         full = {axis.name: axis.size for axis in self.axes} if scaled else widths
-        module = self.factory(ModuleSpec(sub_model.blocks, widths, full))
+        kept = {axis.name: sub_model.ranges(self, axis.name) for axis in self.axes}
+        module = self.factory(ModuleSpec(sub_model.blocks, widths, full, kept))
         built = [(name, tuple(tensor.shape)) for name, tensor in module.named_parameters()]
         declared = [(name, shape) for name, (_, shape) in layout(self, sub_model).items()]
         if built != declared:
@@ -197,9 +204,19 @@ class Blueprint:
         return module
 
     def members_in(self, sub_model: SubModel) -> tuple[tuple[str, ...], ...]:
-        """The networks whose blocks the sub-model holds whole, in order."""
+        """The networks whose blocks the sub-model holds whole, in order; where there are exits, one or none."""
+        if self.exits:
+            held_exits = ends.held_by(self.exits, sub_model.blocks)
+            is_one = sub_model.blocks and sub_model.blocks == ends.network(self.exits, self.blocks, held_exits)
+            return (sub_model.blocks,) if is_one else ()
         held = frozenset(sub_model.blocks)
         return tuple(member for member in self.members or (self.blocks,) if held.issuperset(member))
+
+    def answering(self, sub_model: SubModel) -> SubModel:
+        """Without the heads of all exits but its deepest: what the network's own output depends on."""
+        held = ends.held_by(self.exits, sub_model.blocks)
+        others = [one.head for one in held[:-1]]
+        return replace(sub_model, blocks=tuple(block for block in sub_model.blocks if block not in others))
 
     def narrow(self, rate: float) -> Blueprint:
         """The *small* model: every axis ceil(rate * units) units wide, a network of its own (full width = its width).
@@ -258,6 +275,7 @@ def _check(blueprint: Blueprint) -> None:
         for dim in parameter.dims + (parameter.init.fan_in or ()):
             if dim.size < 1 or (dim.axis is not None and dim.axis not in known):
                 raise TaskError(f"blueprint: parameter {parameter.name!r} has the impossible dimension {dim}")
+    ends.check(blueprint.exits, blocks)
     used = frozenset(dim.axis for parameter in parameters for dim in parameter.dims)
     for axis in axes:
         if axis.name not in used:

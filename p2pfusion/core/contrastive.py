@@ -28,6 +28,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from p2pfusion.core.blueprint import Blueprint
 from p2pfusion.core.objectives import Job, StepLoss
 from p2pfusion.core.projection import PROJECTION, Projected, representation
 from p2pfusion.core.replay import Replay
@@ -58,6 +59,10 @@ class Contrastive:
         self._weight = weight
         self._temperature = temperature
         self._last: tuple[SubModel, Vector] | None = None
+
+    def trains(self, blueprint: Blueprint, sub_model: SubModel, round_index: int) -> SubModel:
+        """What the network's output depends on."""
+        return blueprint.answering(sub_model)
 
     def begin(self, job: Job) -> StepLoss:
         """The loss of the steps that follow. Raises `TaskError` for a blueprint without a projection."""

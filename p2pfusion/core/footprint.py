@@ -79,6 +79,10 @@ class Kept:
         """What a batch takes at its fullest."""
         return self.bytes + GRADIENTS_AT_ONCE * self.largest_bytes
 
+    def trains(self, blueprint: Blueprint, sub_model: SubModel, round_index: int) -> SubModel:
+        """As the other has it."""
+        return self._objective.trains(blueprint, sub_model, round_index)
+
     def begin(self, job: Job) -> StepLoss:
         """The other's, counted in every step, for steps may differ."""
         inner = self._objective.begin(job)

@@ -51,6 +51,10 @@ class Nested:
         self._rates = tuple(rates)
         self._distill = distill
 
+    def trains(self, blueprint: Blueprint, sub_model: SubModel, round_index: int) -> SubModel:
+        """What the network's output depends on."""
+        return blueprint.answering(sub_model)
+
     def begin(self, job: Job) -> StepLoss:
         """Raises `ValueError` for a sub-model that is not the first units of every axis."""
         if any(ranges[0][0] or len(ranges) > 1 for _, ranges in job.sub_model.kept):

@@ -27,13 +27,17 @@ StepLoss = Callable[[nn.Module, torch.Tensor, torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One local training: the sub-model, its values before (flat float32), the owner's loss, a seed for chance."""
+    """One local training: the sub-model, its values before (flat float32), the owner's loss, a seed for chance.
+
+    `round`: the index of the round it is for.
+    """
 
     blueprint: Blueprint
     sub_model: SubModel
     start: Vector
     loss: Loss
     seed: int
+    round: int = 0
 
 
 class Objective(Protocol):
@@ -43,6 +47,10 @@ class Objective(Protocol):
     """Whether the network trains with Scalers (`Blueprint.build`)."""
     extra_vectors: int
     """Vectors as long as the sub-model that it holds while one trains, of earlier trainings; 0: it remembers none."""
+
+    def trains(self, blueprint: Blueprint, sub_model: SubModel, round_index: int) -> SubModel:
+        """Those of its blocks that the training of this round changes; the others stay, and are not contributed."""
+        ...
 
     def begin(self, job: Job) -> StepLoss:
         """The loss of the steps that follow."""
@@ -58,6 +66,10 @@ class Plain:
 
     is_scaled = True
     extra_vectors = 0
+
+    def trains(self, blueprint: Blueprint, sub_model: SubModel, round_index: int) -> SubModel:
+        """What the network's output depends on."""
+        return blueprint.answering(sub_model)
 
     def begin(self, job: Job) -> StepLoss:
         return lambda module, x, y: job.loss(module(x), y)

@@ -1,7 +1,8 @@
 """From named arrays to a network that predicts: the task's own, as wide as the arrays are.
 
 How wide that is, is read from the arrays' shapes; so a file needs no program that knows how its model was trained.
-Arrays named `members.N.NAME` are several networks that answer together (`core.ensemble`). It knows no files.
+Arrays named `members.N.NAME` are several networks that answer together (`core.ensemble`); of a network with exits the
+arrays may end at one of them. It knows no files.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import nn
 from p2pfusion.core.averaging import Averaged
 from p2pfusion.core.blueprint import Blueprint
 from p2pfusion.core.data import as_data
-from p2pfusion.core.submodel import Vector
+from p2pfusion.core.submodel import SubModel, Vector, layout
 from p2pfusion.core.task import Prepared, Task
 from p2pfusion.core.training import loaded
 from p2pfusion.errors import TaskError
@@ -48,7 +49,8 @@ def _described(task: Task) -> Blueprint:
 
 def _network(blueprint: Blueprint, arrays: Mapping[str, Vector]) -> nn.Module:
     narrow = _as_wide_as(blueprint, arrays)
-    wanted = {parameter.name: narrow.shape(parameter) for parameter in narrow.parameters}
+    held = _as_deep_as(narrow, arrays)
+    wanted = {name: shape for name, (_, shape) in layout(narrow, held).items()}
     for name in (*wanted, *arrays):
         if name not in arrays:
             raise TaskError(f"the task's model has a parameter {name!r}, the file has not: is it this task's?")
@@ -57,7 +59,14 @@ def _network(blueprint: Blueprint, arrays: Mapping[str, Vector]) -> nn.Module:
         if arrays[name].shape != wanted[name]:
             raise TaskError(f"parameter {name!r}: the file's is {arrays[name].shape}, the task's {wanted[name]}")
     flat = np.concatenate([np.asarray(arrays[name], np.float32).reshape(-1) for name in wanted])
-    return loaded(narrow, narrow.whole(), flat, scaled=False)
+    return loaded(narrow, held, flat, scaled=False)
+
+
+def _as_deep_as(blueprint: Blueprint, arrays: Mapping[str, Vector]) -> SubModel:
+    """The network whose blocks the arrays have something of, where it is one that ends at an exit; else the whole."""
+    found = {parameter.block for parameter in blueprint.parameters if parameter.name in arrays}
+    part = SubModel(tuple(block for block in blueprint.blocks if block in found))
+    return part if blueprint.exits and blueprint.members_in(part) else blueprint.whole()
 
 
 def _as_wide_as(blueprint: Blueprint, arrays: Mapping[str, Vector]) -> Blueprint:

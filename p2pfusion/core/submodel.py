@@ -172,6 +172,14 @@ def extract(blueprint: Blueprint, vector: Vector, sub_model: SubModel) -> Vector
     return values
 
 
+def of_blocks(blueprint: Blueprint, sub_model: SubModel, part: SubModel, values: Vector) -> Vector:
+    """Of a sub-model's values those of a part of it, the same but for fewer blocks."""
+    if part == sub_model:
+        return values
+    places = layout(blueprint, sub_model)
+    return np.concatenate([values[places[name][0]] for name in layout(blueprint, part)])
+
+
 def scatter(blueprint: Blueprint, vector: Vector, sub_model: SubModel, values: Vector | float) -> None:
     """Overwrite the sub-model's elements of a whole model's vector, in place."""
     _write(blueprint, vector, sub_model, values, add=False)

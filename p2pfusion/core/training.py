@@ -96,7 +96,8 @@ class Recipe:
 
     Gradients are clipped to `clip_norm` (L2, over all parameters; None: never). HeteroFL trains with 1.0 (PAPERS.md
     4.1), and thin slices need it: the Scaler multiplies their gradients by 1/rate. The optimizer's learning rate is
-    multiplied by `lr_factor`; `objective` makes of the loss what a step minimises; `place` is where that happens.
+    multiplied by `lr_factor`; `objective` makes of the loss what a step minimises, in round `round`; `place` is where
+    that happens.
     """
 
     loss: Loss
@@ -104,6 +105,7 @@ class Recipe:
     steps: int
     clip_norm: float | None = None
     lr_factor: float = 1.0
+    round: int = 0
     objective: Objective = field(default_factory=Plain)
     place: Place = CPU
 
@@ -134,8 +136,11 @@ def train(
     is not finite, or when the owner's loss, network or optimizer raises.
     """
     with recipe.place.seeded(seed):
-        job = Job(blueprint=blueprint, sub_model=sub_model, start=start, loss=recipe.loss, seed=seed)
+        job = Job(
+            blueprint=blueprint, sub_model=sub_model, start=start, loss=recipe.loss, seed=seed, round=recipe.round
+        )
         module = loaded(blueprint, sub_model, start, scaled=recipe.objective.is_scaled, place=recipe.place).train()
+        _freeze(module, blueprint, recipe.objective.trains(blueprint, sub_model, recipe.round))
         optimizer = recipe.optimizer([tensor for tensor in module.parameters() if tensor.requires_grad])
         for group in optimizer.param_groups:
             group["lr"] *= recipe.lr_factor
@@ -256,6 +261,14 @@ def flattened(module: nn.Module) -> Vector:
     """A module's parameters as one flat float32 vector, in order; a copy."""
     pieces = [tensor.detach().reshape(-1) for tensor in module.parameters()]
     return np.asarray(torch.cat(pieces).cpu().numpy(), np.float32)
+
+
+def _freeze(module: nn.Module, blueprint: Blueprint, trained: SubModel) -> None:
+    """Only the parameters of these blocks get gradients; below the first of them nothing is kept for a backward."""
+    blocks = {parameter.name: parameter.block for parameter in blueprint.parameters}
+    for name, tensor in module.named_parameters():
+        if blocks[name] not in trained.blocks:
+            tensor.requires_grad_(False)
 
 
 def _step(

@@ -81,9 +81,10 @@ def _link_knob(name: str) -> Callable[[Order, Value], Order]:
 
 
 def _turn_nodes(order: Order, value: Value) -> Order:
-    """Speeds that the scenario gives to nodes there are not any more are left out."""
-    nodes = int(value)
-    return replace(order, scenario=replace(order.scenario, nodes=nodes, speeds=order.scenario.speeds[:nodes]))
+    """Speeds and rates that the scenario gives to nodes there are not any more are left out."""
+    nodes, before = int(value), order.scenario
+    left = replace(before, nodes=nodes, speeds=before.speeds[:nodes], rates=before.rates[:nodes])
+    return replace(order, scenario=left)
 
 
 def _turn_rounds(order: Order, value: Value) -> Order:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from p2pfusion.algorithms.base import Algorithm, Vector
 from p2pfusion.algorithms.presets import Reach
+from p2pfusion.config import WEIGHT_MAX
 from p2pfusion.core.fold import Weighted, fold
 from p2pfusion.core.schemes import Seat
 from p2pfusion.core.submodel import SubModel, extract
@@ -31,6 +32,12 @@ class Contributed:
     delta: Vector
     samples: int
     loss: float
+    worth: float = 1.0
+
+    @property
+    def weight(self) -> int:
+        """As a manifest would have it, of a node that weighs by samples."""
+        return min(max(round(65536.0 * self.samples * self.worth), 1), WEIGHT_MAX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +77,13 @@ class Player:
     async def compute(self, work: Callable[[], T], cost_s: float) -> T:
         return work()
 
-    async def contribute(self, sub_model: SubModel, delta: Vector, samples: int, loss: float) -> None:
-        self.contributed = Contributed(sub_model, delta, samples, loss)
+    async def newer(self, sub_model: SubModel) -> Vector | None:
+        return None
+
+    async def contribute(
+        self, sub_model: SubModel, delta: Vector, samples: int, loss: float, worth: float = 1.0
+    ) -> None:
+        self.contributed = Contributed(sub_model, delta, samples, loss, worth)
 
     def should_stop(self) -> bool:
         return False
@@ -119,7 +131,7 @@ def _models(
             if players[other].model is not mine:
                 apart = players[other].model - mine
                 delta = delta + extract(blueprint, apart, one.sub_model)
-            counted.append(Weighted(other.to_bytes(16, "big"), one.samples, one.sub_model, delta))
+            counted.append(Weighted(other.to_bytes(16, "big"), one.weight, one.sub_model, delta))
         models.append(fold(blueprint, whole, mine, counted))
     return tuple(models)
 

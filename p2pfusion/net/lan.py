@@ -61,12 +61,13 @@ async def lan_node(  # noqa: PLR0913 - the embedding facade: every argument has 
         state: folder for checkpoints; None keeps everything in memory.
         device: "cpu", "cuda" or "mps"; "auto": whichever trains this task faster. What `settle` found settles both,
             device and slice.
-        config: fields of `NodeConfig`, such as `min_peers`, `until_rounds` or `peers`.
+        config: fields of `NodeConfig`, such as `min_peers`, `until_rounds` or `peers`; without `cadence` it is what
+            the algorithm's row recommends.
 
     Raises:
         TaskError, UsageError, PortError, StoreError: before anything was sent.
     """
-    from p2pfusion.algorithms.presets import Terms, check_live
+    from p2pfusion.algorithms.presets import Terms, cadence_of, check_live
     from p2pfusion.algorithms.presets import algorithm as algorithm_of
     from p2pfusion.core.task import Task, prepare
 
@@ -83,7 +84,8 @@ async def lan_node(  # noqa: PLR0913 - the embedding facade: every argument has 
     )
     prepared = replace(prepared, place=settled.place)
     with _store(state) as store:
-        settings = NodeConfig(run=RunConfig(swarm=swarm, seed=seed), name=name, **config)
+        recommended = {"cadence": cadence_of(algorithm)}
+        settings = NodeConfig(run=RunConfig(swarm=swarm, seed=seed), name=name, **{**recommended, **config})
         node = Node(
             settings,
             algorithm_of(algorithm, prepared, seed=secrets.randbits(32), terms=terms),

@@ -70,10 +70,13 @@ class Authoring:
 
         return await state.doors.compute.run(work, lane="train"), base
 
-    async def publish(self, sub_model: SubModel, delta: Vector, samples: int, base: Base) -> Entry | None:
+    async def publish(
+        self, sub_model: SubModel, delta: Vector, samples: int, base: Base, worth: float = 1.0
+    ) -> Entry | None:
         """Encode, write the round down, then make it known. None when the run ended meanwhile.
 
-        Raises `TrainingError` for numbers that are not finite.
+        `worth` becomes part of its weight (`cadence.weight_of`). Raises `TrainingError` for numbers that are not
+        finite.
         """
         state = self._state
         self.balance()
@@ -95,7 +98,7 @@ class Authoring:
             kind="work",
             base_round=min(base.round, round_),
             base_chain=base.chain,
-            weight=weight_of(samples, round_ - base.round, state.config.cadence),
+            weight=weight_of(samples, round_ - base.round, state.config.cadence, worth),
             samples=samples,
             sub_model=sub_model,
             codec=choice.codec,

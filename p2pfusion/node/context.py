@@ -54,6 +54,12 @@ class Context:
         values, self._base = await self._authoring.head(sub_model)
         return values
 
+    async def newer(self, sub_model: SubModel) -> Vector | None:
+        if self._state.ledger.floor <= self.round:
+            return None
+        values, _ = await self._authoring.head(sub_model)
+        return values
+
     async def compute(self, work: Callable[[], T], cost_s: float) -> T:
         begin_s = self._state.now_s()
         try:
@@ -61,13 +67,15 @@ class Context:
         finally:
             self._computed_s += self._state.now_s() - begin_s
 
-    async def contribute(self, sub_model: SubModel, delta: Vector, samples: int, loss: float) -> None:
+    async def contribute(
+        self, sub_model: SubModel, delta: Vector, samples: int, loss: float, worth: float = 1.0
+    ) -> None:
         if self.published is not None:
             raise LocalError("a round contributes at most once")
         self.published = Published(sub_model, loss, samples, self._steps or 0)
         if self.should_stop():
             return
-        entry = await self._authoring.publish(sub_model, delta, samples, self._base)
+        entry = await self._authoring.publish(sub_model, delta, samples, self._base, worth)
         self.published_round = entry.manifest.round if entry is not None else None
         if self._steps is not None:
             rest_s = self._state.now_s() - self._begin_s - self._computed_s

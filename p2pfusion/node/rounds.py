@@ -94,7 +94,7 @@ class Rounds:
             return
         round_, trained_s = context.published_round, state.now_s()
         expected = state.membership.view(trained_s).trainers()
-        state.cadence.published(round_, self._others(expected), state.arrived(round_), trained_s)
+        state.cadence.published(round_, self._others(expected), state.arrived(round_), trained_s, begin_s)
         state.ahead.trained(trained_s - begin_s)
         self._announce_mine(round_)
         self._awaited.append(Awaited(context.published, round_, expected, begin_s, trained_s))

@@ -49,6 +49,8 @@ class Scenario:
     """None: everybody who is there from the start; who comes later or again needs one other."""
     speeds: tuple[float, ...] = ()
     """Relative speed of each node's computer; 1.0 for those not listed."""
+    rates: tuple[float, ...] = ()
+    """Of each node; `rate` for those not listed."""
     arrivals: tuple[Arrival, ...] = ()
     crashes: tuple[Crash, ...] = ()
     partitions: tuple[Partition, ...] = ()
@@ -75,6 +77,8 @@ class Scenario:
             raise ConfigError(f"Scenario.until_s = {self.until_s!r}: must be above 0")
         if len(self.speeds) > self.nodes or any(not speed > 0 for speed in self.speeds):
             raise ConfigError("Scenario.speeds: one positive number a node at most")
+        if len(self.rates) > self.nodes or any(not 0 < rate <= 1 for rate in self.rates):
+            raise ConfigError("Scenario.rates: one number in (0, 1] a node at most")
         self._check_faults()
 
     def _check_faults(self) -> None:
@@ -120,6 +124,10 @@ class Scenario:
     def speed(self, index: int) -> float:
         """How fast this node's computer is at first."""
         return self.speeds[index] if index < len(self.speeds) else 1.0
+
+    def rate_of(self, index: int) -> float:
+        """The rate of a node."""
+        return self.rates[index] if index < len(self.rates) else self.rate
 
 
 def _check_apart(name: str, spans: list[tuple[int, float, float]]) -> None:

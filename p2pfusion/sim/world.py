@@ -202,7 +202,7 @@ class World:
             compute=machine.compute,
             store=machine.store,
             rng=self._rng(f"node {index}" + (f" life {machine.lives}" if machine.lives else "")),
-            rate=scenario.rate,
+            rate=scenario.rate_of(index),
         )
         return node
 

@@ -4,8 +4,10 @@ Patience is learnt: the median plus four times the median absolute deviation of 
 contributions of the same round. So a fast swarm never waits long for a dead peer, a slow one stays together, and a
 slow minority teaches nobody to wait. `pace` turns the same arrivals into local steps.
 
-The semi-asynchronous round is in `CadenceConfig`: go on with `quorum` of the others and `grace_s` more, or when
-patience ends; who finishes later publishes to the newest round, with a weight that staleness may lower.
+The semi-asynchronous round is in `CadenceConfig`: go on with `quorum` of the others and a grace, fixed or a share of
+what a round takes, or when patience or a deadline ends; who finishes later publishes to the newest round, with a weight
+that staleness may lower. What a round takes is learnt from its beginning to its quorum: waits for those who do not come
+are no part of it, or each would make the next longer.
 
 Pure: `now_s` comes in, answers go out. It knows neither the ledger nor who is alive.
 """
@@ -24,6 +26,8 @@ from p2pfusion.wire.messages import PeerId
 
 WAITS_KEPT_MAX = 64
 """Waits remembered: enough for a stable median, few enough to follow a change within some rounds."""
+ROUND_NEW = 0.25
+"""Share of the newest round in the running mean of what a round takes: half of a change is learnt in three."""
 ROUNDS_WATCHED_MAX = 8
 """Own rounds for which a late arrival still teaches patience."""
 
@@ -35,7 +39,10 @@ class _Published:
     at_s: float
     patient_until_s: float
     expected: frozenset[PeerId]
+    began_s: float
     quorum_s: float | None = None
+    grace_s: float = 0.0
+    """Waited from the quorum on."""
 
 
 class Cadence:
@@ -47,6 +54,8 @@ class Cadence:
         self._waits_s: deque[float] = deque(maxlen=WAITS_KEPT_MAX)
         self._learnt_s: float | None = None
         self._mine: dict[int, _Published] = {}
+        self.round_s: float | None = None
+        """What a round takes from its beginning to its quorum, a running mean; None: not known."""
 
     @property
     def patience_s(self) -> float:
@@ -55,9 +64,20 @@ class Cadence:
             self._learnt_s = learnt_s(self._waits_s, self.config)
         return self._learnt_s
 
-    def published(self, round_: int, expected: Collection[PeerId], arrived: Collection[PeerId], now_s: float) -> None:
-        """I published to `round_` and expect these others there too; those in `arrived` came before me: no wait."""
-        self._mine[round_] = _Published(now_s, now_s + self.patience_s, frozenset(expected))
+    def published(
+        self,
+        round_: int,
+        expected: Collection[PeerId],
+        arrived: Collection[PeerId],
+        now_s: float,
+        began_s: float | None = None,
+    ) -> None:
+        """I published to `round_` and expect these others there too; those in `arrived` came before me: no wait.
+
+        `began_s`: when I began with it; None: now.
+        """
+        began_s = now_s if began_s is None else began_s
+        self._mine[round_] = _Published(now_s, now_s + self.patience_s, frozenset(expected), began_s)
         for old in sorted(self._mine)[:-ROUNDS_WATCHED_MAX]:
             del self._mine[old]
         self._learn([0.0] * sum(peer in arrived for peer in expected))
@@ -83,8 +103,13 @@ class Cadence:
         if here < ceil(self.config.quorum * len(expected)):
             return False
         if mine.quorum_s is None:
-            mine.quorum_s = now_s
-        return here == len(expected) or now_s >= mine.quorum_s + self.config.grace_s
+            self._has_quorum(mine, now_s)
+        return here == len(expected) or now_s >= self._end_s(mine)
+
+    def _has_quorum(self, mine: _Published, now_s: float) -> None:
+        took_s = now_s - mine.began_s
+        self.round_s = took_s if self.round_s is None else self.round_s + ROUND_NEW * (took_s - self.round_s)
+        mine.quorum_s, mine.grace_s = now_s, max(self.config.grace_s, self.config.grace_share * self.round_s)
 
     def ready_at_s(self, round_: int) -> float:
         """When the wait for `round_` ends whatever comes, as far as is known now."""
@@ -94,15 +119,19 @@ class Cadence:
     def _end_s(self, mine: _Published) -> float:
         """Patience as it was when I published, or less if it has become less: nobody can draw out a wait under way."""
         end_s = min(mine.patient_until_s, mine.at_s + self.patience_s)
-        return end_s if mine.quorum_s is None else min(end_s, mine.quorum_s + self.config.grace_s)
+        if self.config.deadline_share is not None and self.round_s is not None:
+            deadline_s = mine.began_s + self.config.deadline_share * self.round_s
+            end_s = min(deadline_s, mine.at_s + self.config.patience_max_s)
+        return end_s if mine.quorum_s is None else min(end_s, mine.quorum_s + mine.grace_s)
 
 
-def weight_of(samples: int, staleness: int, config: CadenceConfig) -> int:
+def weight_of(samples: int, staleness: int, config: CadenceConfig, worth: float = 1.0) -> int:
     """A contribution's integer weight, in 1..2^32; rounded 2^16 for the plain mean of PROTOCOL.md 3.
 
-    Times samples^weight_power, decay^(s - 1) and s^-staleness_power, where s is the staleness, 1 in calm weather.
+    Times samples^weight_power, decay^(s - 1) and s^-staleness_power, where s is the staleness, 1 in calm weather, and
+    times `worth`, what its author's algorithm says of it.
     """
     counted = max(samples, 1) if config.weight_power < 0 else samples
     value = 65536.0 * float(counted) ** config.weight_power
-    value *= config.decay ** max(0, staleness - 1) * max(1, staleness) ** -config.staleness_power
+    value *= worth * config.decay ** max(0, staleness - 1) * max(1, staleness) ** -config.staleness_power
     return int(min(max(round(value), 1), WEIGHT_MAX))

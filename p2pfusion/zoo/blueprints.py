@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from p2pfusion.core.blueprint import Axis, Blueprint, Dim, Init, ModuleSpec, Parameter
+from p2pfusion.core.exits import ends_of, heads_behind
 
 if TYPE_CHECKING:
     from torch import nn
@@ -47,6 +48,7 @@ def residual_cnn(
     blocks_per_stage: int = 2,
     groups: int = 8,
     stem_stride: int = 1,
+    exits: int = 0,
 ) -> Blueprint:
     """A pre-activation residual network with GroupNorm for images (batch, channels, height, width).
 
@@ -54,32 +56,46 @@ def residual_cnn(
     stream is one axis, every inner convolution another, because whatever is added must keep the same channels. Axes
     move in whole groups (`width / groups` channels). `stem_stride` 2 halves the resolution at once, at a quarter of
     the work. Source of the slicing rules: PAPERS.md 1.4.
+
+    `exits`: places where it can answer, its end among them, after equal parts of the residual blocks. Then streams are
+    whole, and the outputs of each second convolution an axis instead (PAPERS.md 2.2, 2.3). 0: its end only. Raises
+    `ValueError` for groups that do not divide a width, or more exits than residual blocks.
     """
     if any(width % groups for width in widths):
         raise ValueError(f"widths {tuple(widths)}: each must be divisible by groups = {groups}")
+    stages = [stage for stage in range(len(widths)) for _ in range(blocks_per_stage)]
+    names = [f"stage{stage}_{place % blocks_per_stage}" for place, stage in enumerate(stages)]
+    streams = [Dim(None, width) if exits else Dim(f"stage{stage}") for stage, width in enumerate(widths)]
     axes: list[Axis] = []
-    parameters = [_kernel("stem.conv", "stem", Dim("stage0"), Dim(None, channels), 3)]
-    blocks = ["stem"]
-    for stage, width in enumerate(widths):
-        axes.append(Axis(f"stage{stage}", width, width // groups))
-        for number in range(blocks_per_stage):
-            name = f"stage{stage}_{number}"
-            axes.append(Axis(f"{name}.inner", width, width // groups))
-            blocks.append(name)
-            into = f"stage{stage - 1}" if stage and not number else f"stage{stage}"
-            parameters += _residual(name, into, f"{name}.inner", f"stage{stage}")
-    stream = Dim(f"stage{len(widths) - 1}")
-    blocks.append("head")
-    parameters += affine("head.norm", "head", (stream,), ONES, ZEROS)
-    parameters += affine("head.linear", "head", (Dim(None, outputs), stream), Init((stream,)))
+    parameters = [_kernel("stem.conv", "stem", streams[0], Dim(None, channels), 3)]
+    for place, (name, stage) in enumerate(zip(names, stages, strict=True)):
+        width, unit = widths[stage], widths[stage] // groups
+        if not exits and not place % blocks_per_stage:
+            axes.append(Axis(f"stage{stage}", width, unit))
+        axes.append(Axis(f"{name}.inner", width, unit))
+        if exits:
+            axes.append(Axis(f"{name}.out", width, unit))
+        into = stages[place - 1] if place else stage
+        added = Dim(f"{name}.out") if exits else streams[stage]
+        parameters += _residual(name, streams[into], (f"{name}.inner", added), streams[stage], is_new=into != stage)
+    heads = heads_behind(len(names), exits)
+    for head, depth in heads.items():
+        stream = streams[stages[depth - 1]]
+        parameters += affine(f"{head}.norm", head, (stream,), ONES, ZEROS)
+        parameters += affine(f"{head}.linear", head, (Dim(None, outputs), stream), Init((stream,)))
 
     def factory(spec: ModuleSpec) -> nn.Module:
-        from p2pfusion.zoo.networks import ResidualCnn
+        from p2pfusion.zoo.networks import Depth, ResidualCnn
 
-        units = {axis.name: axis.unit for axis in axes}
-        return ResidualCnn((channels, outputs), (len(widths), blocks_per_stage), units, spec, stem_stride)
+        units = {f"stage{stage}": width // groups for stage, width in enumerate(widths)}
+        units.update({axis.name: axis.unit for axis in axes})
+        sizes = {f"stage{stage}": width for stage, width in enumerate(widths)} if exits else {}
+        return ResidualCnn(
+            (channels, outputs), Depth(tuple(names), tuple(stages), heads), units, spec, sizes, stem_stride
+        )
 
-    return Blueprint(tuple(blocks), tuple(axes), tuple(parameters), factory, output_layer="head.linear")
+    blocks, ends = ("stem", *names, *heads), ends_of("stem", names, exits)
+    return Blueprint(blocks, tuple(axes), tuple(parameters), factory, output_layer="head.linear", exits=ends)
 
 
 def resnet18(
@@ -89,27 +105,34 @@ def resnet18(
     *,
     groups: int = 8,
     stem_stride: int = 1,
+    exits: int = 0,
 ) -> Blueprint:
     """HeteroFL's pre-activation ResNet-18 for small images, with GroupNorm: four stages of two blocks, 3x3 stem.
 
     Input (batch, channels, height, width), output (batch, outputs). At 3 channels, 10 outputs and full widths it has
     11,172,170 parameters. A rate is met exactly where it is a multiple of 1 / groups: 16 groups for HeteroFL's
     narrowest width 1/16. A slice keeps whole groups of the full network's size; HeteroFL's own GroupNorm keeps four
-    groups at every width. Source: PAPERS.md 1.9 and 4.1.
+    groups at every width. Source: PAPERS.md 1.9 and 4.1. With 4 `exits` it can answer after every stage.
     """
-    return residual_cnn(channels, widths, outputs, blocks_per_stage=2, groups=groups, stem_stride=stem_stride)
+    return residual_cnn(
+        channels, widths, outputs, blocks_per_stage=2, groups=groups, stem_stride=stem_stride, exits=exits
+    )
 
 
-def _residual(name: str, into: str, inner: str, out: str) -> list[Parameter]:
-    """norm, conv, norm, conv, and a 1x1 shortcut where the stream changes; in the order the module registers them."""
+def _residual(name: str, into: Dim, made: tuple[str, Dim], stream: Dim, *, is_new: bool) -> list[Parameter]:
+    """norm, conv, norm, conv, and a 1x1 shortcut where the stream is new; in the order the module registers them.
+
+    `made`: the axis inside, and the dimension of what is added to the stream.
+    """
+    inner, added = Dim(made[0]), made[1]
     parameters = [
-        *affine(f"{name}.norm1", name, (Dim(into),), ONES, ZEROS),
-        _kernel(f"{name}.conv1", name, Dim(inner), Dim(into), 3),
-        *affine(f"{name}.norm2", name, (Dim(inner),), ONES, ZEROS),
-        _kernel(f"{name}.conv2", name, Dim(out), Dim(inner), 3),
+        *affine(f"{name}.norm1", name, (into,), ONES, ZEROS),
+        _kernel(f"{name}.conv1", name, inner, into, 3),
+        *affine(f"{name}.norm2", name, (inner,), ONES, ZEROS),
+        _kernel(f"{name}.conv2", name, added, inner, 3),
     ]
-    if into != out:
-        parameters.append(_kernel(f"{name}.shortcut", name, Dim(out), Dim(into), 1))
+    if is_new:
+        parameters.append(_kernel(f"{name}.shortcut", name, stream, into, 1))
     return parameters
 
 

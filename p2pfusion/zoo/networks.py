@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -16,6 +17,7 @@ from torch.nn import functional as F
 from p2pfusion.core.blueprint import ModuleSpec
 from p2pfusion.core.layers import empty_layer
 from p2pfusion.core.scaler import Scaler
+from p2pfusion.zoo.streams import Added, Answering, whole_streams
 
 
 class Mlp(nn.Sequential):
@@ -52,6 +54,9 @@ class _Sizes:
     def conv(self, into: str, out: str, size: int, stride: int) -> nn.Module:
         return _conv(self._kept[into], self._kept[out], size, stride)
 
+    def added(self, axis: str, stream: str) -> Added:
+        return Added(self._spec, axis, self._kept[stream], dim=1)
+
 
 def _conv(into: int, out: int, size: int, stride: int) -> nn.Module:
     return empty_layer(nn.Conv2d, into, out, size, stride=stride, padding=size // 2, bias=False)
@@ -64,15 +69,16 @@ class ResidualBlock(nn.Module):
     this way backpropagation keeps one activation instead of two: half as much again for a slice, measured.
     """
 
-    def __init__(self, sizes: _Sizes, axes: tuple[str, str, str], stride: int) -> None:
+    def __init__(self, sizes: _Sizes, name: str, streams: tuple[str, str], stride: int) -> None:
         super().__init__()
-        into, inner, out = axes
+        (into, out), inner = streams, f"{name}.inner"
+        self.added = sizes.added(f"{name}.out", out)
         self.norm1 = sizes.norm(into)
         self.scaler1 = sizes.scaler(into)
         self.conv1 = sizes.conv(into, inner, 3, stride)
         self.norm2 = sizes.norm(inner)
         self.scaler2 = sizes.scaler(inner)
-        self.conv2 = sizes.conv(inner, out, 3, 1)
+        self.conv2 = _conv(sizes.width(inner), self.added.channels, 3, 1)
         self.shortcut = sizes.conv(into, out, 1, stride) if into != out else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -80,7 +86,7 @@ class ResidualBlock(nn.Module):
         opened = F.relu(self.scaler1(self.norm1(x)))
         through = x if self.shortcut is None else self.shortcut(opened)
         inner = self.conv1(opened)
-        out: torch.Tensor = through + self.conv2(F.relu(self.scaler2(self.norm2(inner))))
+        out: torch.Tensor = self.added(through, self.conv2(F.relu(self.scaler2(self.norm2(inner)))))
         return out
 
 
@@ -100,40 +106,38 @@ class Head(nn.Module):
         return out
 
 
-class ResidualCnn(nn.Module):
-    """Stem, stages of residual blocks, head."""
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """Residual blocks in order with the stage of each, and by head how many blocks stand before it."""
+
+    names: tuple[str, ...]
+    stages: tuple[int, ...]
+    heads: Mapping[str, int]
+
+
+class ResidualCnn(Answering):
+    """Stem, the residual blocks it holds, the heads it holds: (batch, channels, height, width) -> (batch, outputs)."""
 
     def __init__(
         self,
         ends: tuple[int, int],
-        depth: tuple[int, int],
+        depth: Depth,
         units: Mapping[str, int],
         spec: ModuleSpec,
+        streams: Mapping[str, int],
         stem_stride: int = 1,
     ) -> None:
         super().__init__()
-        sizes = _Sizes(units, spec)
+        sizes = _Sizes(units, whole_streams(spec, streams))
         channels, outputs = ends
-        stages, blocks_per_stage = depth
         self.stem = nn.Sequential(OrderedDict(conv=_conv(channels, sizes.width("stage0"), 3, stem_stride)))
-        self._names: list[str] = []
-        for stage in range(stages):
-            for number in range(blocks_per_stage):
-                first = bool(stage) and not number
-                name, out = f"stage{stage}_{number}", f"stage{stage}"
-                axes = (f"stage{stage - 1}" if first else out, f"{name}.inner", out)
-                self.add_module(name, ResidualBlock(sizes, axes, 2 if first else 1))
-                self._names.append(name)
-        self.head = Head(sizes, f"stage{stages - 1}", outputs)
-
-    def chain(self) -> list[str]:
-        """The modules that run one after the other; a chain of hops is cut between them (`core.stages`)."""
-        return ["stem", *self._names, "head"]
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(batch, channels, height, width) -> (batch, outputs)."""
-        x = self.stem(x)
-        for name in self._names:
-            x = self.get_submodule(name)(x)
-        out: torch.Tensor = self.head(x)
-        return out
+        names = [name for name in depth.names if name in spec.blocks]
+        heads = {name: behind for name, behind in depth.heads.items() if name in spec.blocks}
+        stage_before = 0
+        for name, stage in zip(names, depth.stages, strict=False):
+            stride = 2 if stage != stage_before else 1
+            self.add_module(name, ResidualBlock(sizes, name, (f"stage{stage_before}", f"stage{stage}"), stride))
+            stage_before = stage
+        for name, behind in heads.items():
+            self.add_module(name, Head(sizes, f"stage{depth.stages[behind - 1]}", outputs))
+        self.arrange("stem", names, heads)

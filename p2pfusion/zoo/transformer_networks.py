@@ -11,6 +11,7 @@ genesis or a slice fills them.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -19,13 +20,14 @@ from torch.nn import functional as F
 from p2pfusion.core.blueprint import ModuleSpec
 from p2pfusion.core.layers import empty_layer
 from p2pfusion.core.scaler import Scaler
+from p2pfusion.zoo.streams import Added, Answering, whole_streams
 from p2pfusion.zoo.transformers import STREAM, Stack
 
 
 class Attention(nn.Module):
-    """o(softmax(q k' / sqrt(head width)) v) over the kept heads, each of full width."""
+    """o(softmax(q k' / sqrt(head width)) v) over the kept heads, each of full width; `out` channels of the stream."""
 
-    def __init__(self, stack: Stack, spec: ModuleSpec, axis: str, *, is_causal: bool) -> None:
+    def __init__(self, stack: Stack, spec: ModuleSpec, axis: str, out: int, *, is_causal: bool) -> None:
         super().__init__()
         width, inside = spec.widths[STREAM], spec.widths[axis]
         self._head_width, self._is_causal = stack.head_width, is_causal
@@ -33,10 +35,10 @@ class Attention(nn.Module):
         self.k = empty_layer(nn.Linear, width, inside)
         self.v = empty_layer(nn.Linear, width, inside)
         self.scaler = Scaler(spec.rate(axis))
-        self.o = empty_layer(nn.Linear, inside, width)
+        self.o = empty_layer(nn.Linear, inside, out)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(batch, time, stream) -> the same."""
+        """(batch, time, stream) -> (batch, time, out)."""
         q, k, v = self._heads(self.q(x)), self._heads(self.k(x)), self._heads(self.scaler(self.v(x)))
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=self._is_causal)
         out: torch.Tensor = self.o(mixed.transpose(1, 2).flatten(2))
@@ -49,14 +51,14 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Sequential):
-    """linear2(gelu(linear1(x))) with the exact GELU."""
+    """linear2(gelu(linear1(x))) with the exact GELU; `out` channels of the stream."""
 
-    def __init__(self, width: int, hidden: int, rate: float) -> None:
+    def __init__(self, width: int, hidden: int, out: int, rate: float) -> None:
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         layers["linear1"] = empty_layer(nn.Linear, width, hidden)
         layers["gelu"] = nn.GELU()
         layers["scaler"] = Scaler(rate)
-        layers["linear2"] = empty_layer(nn.Linear, hidden, width)
+        layers["linear2"] = empty_layer(nn.Linear, hidden, out)
         super().__init__(layers)
 
 
@@ -66,55 +68,58 @@ class TransformerLayer(nn.Module):
     def __init__(self, stack: Stack, spec: ModuleSpec, name: str, *, is_causal: bool) -> None:
         super().__init__()
         width, rate = spec.widths[STREAM], spec.rate(STREAM)
+        self.attended = Added(spec, f"{name}.o", width)
+        self.fed = Added(spec, f"{name}.linear2", width)
         self.norm1 = nn.LayerNorm(width)
         self.scaler1 = Scaler(rate)
-        self.attention = Attention(stack, spec, f"{name}.heads", is_causal=is_causal)
+        self.attention = Attention(stack, spec, f"{name}.heads", self.attended.channels, is_causal=is_causal)
         self.norm2 = nn.LayerNorm(width)
         self.scaler2 = Scaler(rate)
-        self.ffn = FeedForward(width, spec.widths[f"{name}.ffn"], spec.rate(f"{name}.ffn"))
+        hidden = f"{name}.ffn"
+        self.ffn = FeedForward(width, spec.widths[hidden], self.fed.channels, spec.rate(hidden))
         self.dropout = nn.Dropout(stack.dropout)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(batch, time, stream) -> the same."""
-        x = x + self.dropout(self.attention(self.scaler1(self.norm1(x))))
-        out: torch.Tensor = x + self.dropout(self.ffn(self.scaler2(self.norm2(x))))
+        x = self.attended(x, self.dropout(self.attention(self.scaler1(self.norm1(x)))))
+        out: torch.Tensor = self.fed(x, self.dropout(self.ffn(self.scaler2(self.norm2(x)))))
         return out
 
 
-class _Transformer(nn.Module):
-    """Embedding, layers, head; parameters are registered in this order."""
+class _Transformer(Answering):
+    """Embedding, the layers it holds, the heads it holds; parameters are registered in this order."""
 
-    def __init__(self, embedding: nn.Module, stack: Stack, spec: ModuleSpec, *, is_causal: bool) -> None:
+    def __init__(
+        self,
+        embedding: nn.Module,
+        head: Callable[[], nn.Module],
+        stack: Stack,
+        spec: ModuleSpec,
+        *,
+        is_causal: bool,
+    ) -> None:
         super().__init__()
         self.embedding = embedding
-        self._names = stack.names
-        for name in self._names:
+        names = [name for name in stack.names if name in spec.blocks]
+        heads = {name: depth for name, depth in stack.heads_behind.items() if name in spec.blocks}
+        for name in names:
             self.add_module(name, TransformerLayer(stack, spec, name, is_causal=is_causal))
-
-    def chain(self) -> list[str]:
-        """The modules that run one after the other; a chain of hops is cut between them (`core.stages`)."""
-        return ["embedding", *self._names, "head"]
-
-    def _stream(self, x: torch.Tensor) -> torch.Tensor:
-        """What comes in -> (batch, time, stream) before the head."""
-        x = self.embedding(x)
-        for name in self._names:
-            x = self.get_submodule(name)(x)
-        return x
+        for name in heads:
+            self.add_module(name, head())
+        self.arrange("embedding", names, heads)
 
 
 class Gpt(_Transformer):
-    """`transformers.gpt`."""
+    """`transformers.gpt`: (batch, time) int64 -> (batch, vocabulary, time).
+
+    Raises `ValueError` for more time than context.
+    """
 
     def __init__(self, sizes: tuple[int, int], stack: Stack, spec: ModuleSpec, *, is_tied: bool) -> None:
+        spec = whole_streams(spec, {STREAM: stack.width} if stack.exits else {})
         embedding = TokenEmbedding(sizes, spec.widths[STREAM], stack.dropout)
-        super().__init__(embedding, stack, spec, is_causal=True)
-        self.head = LanguageHead(spec, sizes[0], embedding.tokens if is_tied else None)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(batch, time) int64 -> (batch, vocabulary, time). Raises `ValueError` for more time than context."""
-        out: torch.Tensor = self.head(self._stream(x))
-        return out
+        tied = embedding.tokens if is_tied else None
+        super().__init__(embedding, lambda: LanguageHead(spec, sizes[0], tied), stack, spec, is_causal=True)
 
 
 class TokenEmbedding(nn.Module):
@@ -156,19 +161,17 @@ class LanguageHead(nn.Module):
 
 
 class Vit(_Transformer):
-    """`transformers.vit`; `sizes` are channels, patch and the number of patches."""
+    """`transformers.vit`: (batch, channels, image, image) -> (batch, outputs).
+
+    `sizes` are channels, patch and the number of patches.
+    """
 
     def __init__(
         self, sizes: tuple[int, int, int], outputs: int, stack: Stack, spec: ModuleSpec, *, has_token: bool
     ) -> None:
+        spec = whole_streams(spec, {STREAM: stack.width} if stack.exits else {})
         embedding = PatchEmbedding(sizes, spec.widths[STREAM], stack.dropout, has_token=has_token)
-        super().__init__(embedding, stack, spec, is_causal=False)
-        self.head = ImageHead(spec, outputs, has_token=has_token)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(batch, channels, image, image) -> (batch, outputs)."""
-        out: torch.Tensor = self.head(self._stream(x))
-        return out
+        super().__init__(embedding, lambda: ImageHead(spec, outputs, has_token=has_token), stack, spec, is_causal=False)
 
 
 class PatchEmbedding(nn.Module):

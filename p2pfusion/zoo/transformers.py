@@ -9,6 +9,11 @@ What is sliced (source of the rules: PAPERS.md 1.4), by axis:
 - `layerN.ffn`: the hidden units of a layer's feed-forward part, in units of about 1/32 of them.
 - Vocabulary, positions, patches and classes are never sliced.
 
+With `exits` the stream is whole, so that slices of any depth and width meet in it, and two axes more are cut in each
+layer instead: `layerN.o` and `layerN.linear2`, the outputs of these two layers. What a slice's layer says is added to
+the channels of the stream where it stands in the whole network (PAPERS.md 2.3). Heads stand behind
+`core.exits.depths` layers; the last is the network's own.
+
 Whole heads, where HeteroFL and FedRolex keep every head and slice inside it: a kept head then computes what it computes
 in the whole network. Its width stays, so the scores are divided by the same root at every rate, a head never takes
 over another's channels (FedRolex's roll does that), and taking heads away takes away terms of a sum, which a Scaler can
@@ -29,6 +34,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from p2pfusion.core.blueprint import Axis, Blueprint, Dim, Factory, Init, ModuleSpec, Parameter
+from p2pfusion.core.exits import HEAD, ends_of, heads_behind
 from p2pfusion.zoo.blueprints import ONES, ZEROS, affine
 
 if TYPE_CHECKING:
@@ -39,14 +45,15 @@ STREAM = "stream"
 UNITS = 32
 """Axes without heads move in at least so many units where their size allows: every rate down to 1/32 is met, and a
 scattered slice is still gathered in runs."""
-_STREAM = Dim(STREAM)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stack:
     """The layers of a Transformer: width of the stream, how many, heads and hidden units of each, dropout 0..1.
 
-    Raises `ValueError` for sizes below 1, heads that do not divide the width, or dropout outside 0 <= p < 1.
+    `exits`: places where it can answer, its end among them; 0: its end only, and the stream is an axis. Raises
+    `ValueError` for sizes below 1, heads that do not divide the width, dropout outside 0 <= p < 1, more exits than
+    layers.
     """
 
     width: int
@@ -54,6 +61,7 @@ class Stack:
     heads: int
     ffn: int
     dropout: float = 0.0
+    exits: int = 0
 
     def __post_init__(self) -> None:
         if min(self.width, self.layers, self.heads, self.ffn) < 1:
@@ -62,6 +70,7 @@ class Stack:
             raise ValueError(f"width {self.width}: must be divisible by heads = {self.heads}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout = {self.dropout!r}: must be at least 0 and below 1")
+        heads_behind(self.layers, self.exits)
 
     @property
     def head_width(self) -> int:
@@ -73,12 +82,24 @@ class Stack:
         """One block per layer."""
         return [f"layer{number}" for number in range(self.layers)]
 
+    @property
+    def stream(self) -> Dim:
+        """The residual stream: an axis, or whole where there are exits."""
+        return Dim(None, self.width) if self.exits else Dim(STREAM)
+
+    @property
+    def heads_behind(self) -> dict[str, int]:
+        """Block of each exit's head -> how many layers stand before it, the shallowest first, the end last."""
+        return heads_behind(self.layers, self.exits)
+
     def axes(self) -> tuple[Axis, ...]:
-        """The stream, then heads and hidden units of every layer."""
-        axes = [Axis(STREAM, self.width, _unit(self.width))]
+        """The stream where it is one, then heads, hidden units and perhaps outputs of every layer."""
+        axes = [] if self.exits else [Axis(STREAM, self.width, _unit(self.width))]
         for name in self.names:
             axes.append(Axis(f"{name}.heads", self.width, self.head_width))
             axes.append(Axis(f"{name}.ffn", self.ffn, _unit(self.ffn)))
+            if self.exits:
+                axes += [Axis(f"{name}.{part}", self.width, _unit(self.width)) for part in ("o", "linear2")]
         return tuple(axes)
 
     def parameters(self) -> list[Parameter]:
@@ -87,13 +108,15 @@ class Stack:
 
     def _layer(self, name: str) -> list[Parameter]:
         heads, hidden, depth = Dim(f"{name}.heads"), Dim(f"{name}.ffn"), Dim(None, 2 * self.layers)
-        parameters = norm(f"{name}.norm1", name)
+        stream = self.stream
+        attended, fed = [Dim(f"{name}.{part}") if self.exits else stream for part in ("o", "linear2")]
+        parameters = norm(f"{name}.norm1", name, stream)
         for part in "qkv":
-            parameters += affine(f"{name}.attention.{part}", name, (heads, _STREAM), Init((_STREAM,)))
-        parameters += affine(f"{name}.attention.o", name, (_STREAM, heads), Init((heads, depth)))
-        parameters += norm(f"{name}.norm2", name)
-        parameters += affine(f"{name}.ffn.linear1", name, (hidden, _STREAM), Init((_STREAM,)))
-        parameters += affine(f"{name}.ffn.linear2", name, (_STREAM, hidden), Init((hidden, depth)))
+            parameters += affine(f"{name}.attention.{part}", name, (heads, stream), Init((stream,)))
+        parameters += affine(f"{name}.attention.o", name, (attended, heads), Init((heads, depth)))
+        parameters += norm(f"{name}.norm2", name, stream)
+        parameters += affine(f"{name}.ffn.linear1", name, (hidden, stream), Init((stream,)))
+        parameters += affine(f"{name}.ffn.linear2", name, (fed, hidden), Init((hidden, depth)))
         return parameters
 
 
@@ -107,25 +130,28 @@ def gpt(  # noqa: PLR0913 - the sizes of a network, each a number; by name they 
     *,
     tied: bool = True,
     dropout: float = 0.0,
+    exits: int = 0,
 ) -> Blueprint:
     """A decoder-only language model: pre-norm layers, causal attention, learned positions, GELU.
 
     Input (batch, time) int64 tokens in 0..vocabulary-1, time at most `context`; output (batch, vocabulary, time)
     logits: at every place those of the next token, the shape in which `objectives.cross_entropy` and `correct` take
-    them. `tied`: the output layer's weight is the token embedding, and there is no bias; else it has both of its own.
-    Raises `ValueError` as `Stack`, or for a vocabulary or context below 1.
+    them. `tied`: the output layer's weight is the token embedding, and there is no bias; else it has both of its own;
+    at every exit, if there are `exits` (`Stack`). Raises `ValueError` as `Stack`, or for a vocabulary or context below
+    1.
     """
-    stack = Stack(width=width, layers=layers, heads=heads, ffn=ffn, dropout=dropout)
+    stack = Stack(width=width, layers=layers, heads=heads, ffn=ffn, dropout=dropout, exits=exits)
     if min(vocabulary, context) < 1:
         raise ValueError(f"vocabulary = {vocabulary}, context = {context}: must be at least 1")
+    stream, words = stack.stream, Dim(None, vocabulary)
     parameters = [
-        Parameter("embedding.tokens.weight", "embedding", (Dim(None, vocabulary), _STREAM), Init((_STREAM,))),
-        Parameter("embedding.positions.weight", "embedding", (Dim(None, context), _STREAM), Init((_STREAM,))),
+        Parameter("embedding.tokens.weight", "embedding", (words, stream), Init((stream,))),
+        Parameter("embedding.positions.weight", "embedding", (Dim(None, context), stream), Init((stream,))),
         *stack.parameters(),
-        *norm("head.norm", "head"),
     ]
-    if not tied:
-        parameters += affine("head.linear", "head", (Dim(None, vocabulary), _STREAM), Init((_STREAM,)))
+    for head in stack.heads_behind:
+        parameters += norm(f"{head}.norm", head, stream)
+        parameters += [] if tied else affine(f"{head}.linear", head, (words, stream), Init((stream,)))
 
     def factory(spec: ModuleSpec) -> nn.Module:
         from p2pfusion.zoo.transformer_networks import Gpt
@@ -147,14 +173,15 @@ def vit(  # noqa: PLR0913 - the sizes of a network, each a number; by name they 
     *,
     pooling: Pooling = "mean",
     dropout: float = 0.0,
+    exits: int = 0,
 ) -> Blueprint:
     """A vision Transformer: patches of `patch` x `patch` pixels, learned positions, the layers of `gpt` without a mask.
 
     Input (batch, channels, image, image), output (batch, outputs). The classifier reads the mean of all tokens, or
-    with `pooling="token"` an extra class token. Raises `ValueError` as `Stack`, when patches do not divide the image,
-    or for another pooling.
+    with `pooling="token"` an extra class token. `exits`: places where it can answer (`Stack`). Raises `ValueError` as
+    `Stack`, when patches do not divide the image, or for another pooling.
     """
-    stack = Stack(width=width, layers=layers, heads=heads, ffn=ffn, dropout=dropout)
+    stack = Stack(width=width, layers=layers, heads=heads, ffn=ffn, dropout=dropout, exits=exits)
     if min(image, patch, channels, outputs) < 1 or image % patch:
         raise ValueError(f"image {image} of {channels} channels: must be divisible by patch = {patch}, all at least 1")
     if pooling not in ("mean", "token"):
@@ -163,15 +190,17 @@ def vit(  # noqa: PLR0913 - the sizes of a network, each a number; by name they 
     has_token = pooling == "token"
     pixels = (Dim(None, channels), Dim(None, patch), Dim(None, patch))
     places = Dim(None, patches + has_token)
-    token = [Parameter("embedding.class_token", "embedding", (_STREAM,), Init((_STREAM,)))] if has_token else []
+    stream = stack.stream
+    token = [Parameter("embedding.class_token", "embedding", (stream,), Init((stream,)))] if has_token else []
     parameters = [
         *token,
-        *affine("embedding.patches", "embedding", (_STREAM, *pixels), Init(pixels)),
-        Parameter("embedding.positions.weight", "embedding", (places, _STREAM), Init((_STREAM,))),
+        *affine("embedding.patches", "embedding", (stream, *pixels), Init(pixels)),
+        Parameter("embedding.positions.weight", "embedding", (places, stream), Init((stream,))),
         *stack.parameters(),
-        *norm("head.norm", "head"),
-        *affine("head.linear", "head", (Dim(None, outputs), _STREAM), Init((_STREAM,))),
     ]
+    for head in stack.heads_behind:
+        parameters += norm(f"{head}.norm", head, stream)
+        parameters += affine(f"{head}.linear", head, (Dim(None, outputs), stream), Init((stream,)))
 
     def factory(spec: ModuleSpec) -> nn.Module:
         from p2pfusion.zoo.transformer_networks import Vit
@@ -181,14 +210,14 @@ def vit(  # noqa: PLR0913 - the sizes of a network, each a number; by name they 
     return _blueprint(stack, parameters, factory)
 
 
-def norm(name: str, block: str) -> list[Parameter]:
+def norm(name: str, block: str, stream: Dim) -> list[Parameter]:
     """A LayerNorm over the stream."""
-    return affine(name, block, (_STREAM,), ONES, ZEROS)
+    return affine(name, block, (stream,), ONES, ZEROS)
 
 
 def _blueprint(stack: Stack, parameters: list[Parameter], factory: Factory) -> Blueprint:
-    blocks = ("embedding", *stack.names, "head")
-    return Blueprint(blocks, stack.axes(), tuple(parameters), factory, output_layer="head.linear")
+    blocks, ends = ("embedding", *stack.names, *stack.heads_behind), ends_of("embedding", stack.names, stack.exits)
+    return Blueprint(blocks, stack.axes(), tuple(parameters), factory, output_layer=f"{HEAD}.linear", exits=ends)
 
 
 def _unit(size: int) -> int:

@@ -24,6 +24,7 @@ from p2pfusion.core.task import Prepared, Task, prepare
 from p2pfusion.errors import TaskError, UsageError
 from p2pfusion.lab.rounds import Player, rounds
 from p2pfusion.wire.description import describe_run, first_difference
+from p2pfusion.zoo.blueprints import residual_cnn
 
 CHOOSING = Path(__file__).parents[2] / "docs" / "choosing.md"
 LIVE = [name for name, preset in PRESETS.items() if preset.reach == "all"]
@@ -47,6 +48,15 @@ def prepared() -> Prepared:
     x = np.random.default_rng(0).standard_normal((64, 6)).astype(np.float32)
     y = x[:, :3].argmax(1)
     return prepare(Task(network(), (x, y), (x, y), batch_size=8, steps_per_round=2), seed=0)
+
+
+@pytest.fixture(scope="module")
+def with_exits() -> Prepared:
+    """The same data for a network that can answer half way."""
+    x = np.random.default_rng(0).standard_normal((64, 1, 2, 3)).astype(np.float32)
+    y = x.reshape(64, 6)[:, :3].argmax(1)
+    model = residual_cnn(1, (8, 16), 3, blocks_per_stage=1, groups=4, exits=2)
+    return prepare(Task(model, (x, y), (x, y), batch_size=8, steps_per_round=2), seed=0)
 
 
 def seat(rate: float, rank: int = 1, round_index: int = 4) -> Seat:
@@ -128,8 +138,11 @@ def test_a_preset_trains_what_its_scheme_says(prepared: Prepared, name: str, ran
 
 @pytest.mark.parametrize("name", LIVE)
 @pytest.mark.parametrize("rate", [0.125, 0.25, 0.5, 1.0])
-def test_slices_below_and_above_the_common_width_train(prepared: Prepared, name: str, rate: float) -> None:
-    one = algorithm(name, prepared, terms=Terms(common_rate=0.25, outer_momentum=0.5))
+def test_slices_below_and_above_the_common_width_train(
+    prepared: Prepared, with_exits: Prepared, name: str, rate: float
+) -> None:
+    task = with_exits if name == "co_s2p" else prepared
+    one = algorithm(name, task, terms=Terms(common_rate=0.25, outer_momentum=0.5))
     for played in [next(rounds([one], [rate], "all")) for _ in range(2)]:
         assert np.isfinite(played.models[0]).all()
         assert played.models[0].tobytes() != one.genesis.tobytes()
@@ -152,7 +165,7 @@ class Residual(nn.Module):
         return answer
 
 
-@pytest.mark.parametrize("name", LIVE)
+@pytest.mark.parametrize("name", [name for name in LIVE if name != "co_s2p"])
 def test_traced_modules_train_and_are_measured_too(name: str) -> None:
     x, y = torch.randn(32, 6), torch.randint(0, 3, (32,))
     task = Task(Residual(), (x, y), (x, y), batch_size=8, steps_per_round=4)
@@ -162,6 +175,21 @@ def test_traced_modules_train_and_are_measured_too(name: str) -> None:
     assert found is not None
     assert np.isfinite(model).all()
     assert all(accuracy > 0 for accuracy in found.widths.values())
+
+
+def test_a_network_without_exits_is_refused_with_the_fix(prepared: Prepared) -> None:
+    with pytest.raises(TaskError, match=r"co_s2p: .* make it with exits, such as .*exits=4.* --algorithm members"):
+        algorithm("co_s2p", prepared)
+
+
+@pytest.mark.parametrize("name", ["full", "double_shift", "heterofl", "msfusion", "nested", "small"])
+def test_who_trains_the_networks_own_output_leaves_the_other_exits_alone(with_exits: Prepared, name: str) -> None:
+    """Their heads would get zeros, which hold back those who train them."""
+    one = algorithm(name, with_exits, terms=Terms(common_rate=0.5))
+    (given,) = next(rounds([one], [0.5], "all")).contributed
+    assert "exit1" not in given.sub_model.blocks
+    assert {"stem", "stage0_0", "stage1_0", "head"} <= set(given.sub_model.blocks)
+    assert given.delta.size == given.sub_model.size(one.blueprint)
 
 
 def test_widths_double_from_the_common_one_to_the_whole() -> None:

@@ -59,6 +59,8 @@ class Script:
     contributed: tuple[SubModel, Vector, int, float] | None = None
     cost_s: float = 0.0
     steps_max: int = 1000
+    later: Vector | None = None
+    worth: float | None = None
 
     @property
     def round(self) -> int:
@@ -78,7 +80,14 @@ class Script:
         self.cost_s += cost_s
         return work()
 
-    async def contribute(self, sub_model: SubModel, delta: Vector, samples: int, loss: float) -> None:
+    async def newer(self, sub_model: SubModel) -> Vector | None:
+        self.did.append("newer")
+        return None if self.later is None else extract(self.prepared.blueprint, self.later, sub_model)
+
+    async def contribute(
+        self, sub_model: SubModel, delta: Vector, samples: int, loss: float, worth: float = 1.0
+    ) -> None:
+        self.worth = worth
         self.did.append("contribute")
         self.contributed = sub_model, delta, samples, loss
 

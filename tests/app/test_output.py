@@ -56,7 +56,8 @@ def test_a_round_has_the_fields_of_the_protocol_and_then_ours(
     blueprint: Blueprint, report: Callable[..., RoundReport]
 ) -> None:
     value = to_dict(line_of(report(), blueprint))
-    assert list(value) == ["v", "event", *ROUND_FIELDS, "accuracy", "covered", "slice", "seconds", "traffic", "widths"]
+    further = ["accuracy", "covered", "slice", "seconds", "traffic", "widths", "utilisation"]
+    assert list(value) == ["v", "event", *ROUND_FIELDS, *further]
     assert value["event"] == "round"
     assert value["loss"] == 0.75
     assert value["slice"] == {"in": {"size": 8, "kept": ((2, 6),)}}
@@ -214,3 +215,13 @@ def test_a_line_from_before_there_was_a_split_is_still_a_line() -> None:
     line = from_json(json.dumps(value))
     assert isinstance(line, DoneLine)
     assert line.traffic == Traffic(payload_sent=7)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"), [({"train": 3.0, "wait": 1.0}, 0.75), ({"wait": 2.0}, 0.0), ({}, 0.0)]
+)
+def test_utilisation_is_the_share_of_the_time_that_was_trained(
+    blueprint: Blueprint, report: Callable[..., RoundReport], seconds: dict[str, float], expected: float
+) -> None:
+    """PAPERS.md 2.6, of one node; the mean over nodes is the run's."""
+    assert line_of(report(seconds=seconds), blueprint).utilisation == expected  # type: ignore[union-attr]

@@ -27,6 +27,7 @@ from p2pfusion.node.contents import PART, Contents, Measured, pack
 from p2pfusion.node.resuming import named
 from p2pfusion.seams import Checkpoint
 from p2pfusion.store.folder import FolderStore
+from p2pfusion.zoo.transformers import vit
 
 LIVE = [name for name, preset in PRESETS.items() if preset.reach == "all"]
 TERMS = Terms(common_rate=0.25, outer_momentum=0.5)
@@ -50,13 +51,15 @@ def network() -> nn.Sequential:
     )  # fmt: skip
 
 
-def task() -> Task:
-    return Task(network(), (_X[:160], _Y[:160]), (_X[160:], _Y[160:]), batch_size=16, steps_per_round=6)
+def task(name: str = "") -> Task:
+    """For Co-S2P a network that can answer half way."""
+    model = vit(6, 6, 1, 32, 2, 4, 32, 3, exits=2) if name == "co_s2p" else network()
+    return Task(model, (_X[:160], _Y[:160]), (_X[160:], _Y[160:]), batch_size=16, steps_per_round=6)
 
 
 def trained(name: str) -> tuple[Sliced, Vector]:
     """An algorithm and its model after some rounds of two nodes."""
-    nodes = [algorithm(name, prepare(task(), 0, (rank, 2)), seed=rank, terms=TERMS) for rank in range(2)]
+    nodes = [algorithm(name, prepare(task(name), 0, (rank, 2)), seed=rank, terms=TERMS) for rank in range(2)]
     play = rounds(nodes, [0.5, 0.25], "all")
     return nodes[0], [next(play) for _ in range(4)][-1].models[0]
 
@@ -89,7 +92,7 @@ def test_every_width_predicts_as_well_as_was_told(name: str, tmp_path: Path) -> 
     for width, accuracy in (found.widths or {"auto": found.accuracy}).items():
         exported = export_model(folder, tmp_path / "model.safetensors", width)
         assert exported.accuracy == accuracy
-        module = p2pfusion.load_model(tmp_path / "model.safetensors", task())
+        module = p2pfusion.load_model(tmp_path / "model.safetensors", task(name))
         assert accuracy_of(module) == pytest.approx(accuracy, abs=1e-6)
         assert sum(tensor.numel() for tensor in module.parameters()) == exported.parameters
     best = export_model(folder, tmp_path / "best.safetensors")
@@ -148,6 +151,7 @@ def test_the_command_takes_a_width_and_says_it(tmp_path: Path, capsys: pytest.Ca
     [
         ("nested", "width 25% (there are 25%, 50%, 100%)"),  # the wider ones perhaps nobody trained
         ("members", "width 2 of 2 (there are 1 of 2, 2 of 2)"),
+        ("co_s2p", "width exit 1 (there are exit 1, exit 2)"),
     ],
 )
 def test_what_was_never_measured_is_said_and_what_is_surely_trained_taken(
@@ -157,6 +161,23 @@ def test_what_was_never_measured_is_said_and_what_is_surely_trained_taken(
     folder = save(tmp_path / "fox", sliced, model, evaluated=False)
     assert main(["export", str(tmp_path / "model.safetensors"), "--state", str(folder)]) == 0
     assert f"{words}, none was measured (choose with --width)" in capsys.readouterr().out
+
+
+def test_the_command_takes_an_exit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sliced, model = trained("co_s2p")
+    found = sliced.evaluate(model)
+    assert found is not None
+    line = ["export", str(tmp_path / "model.safetensors"), "--state", str(save(tmp_path / "fox", sliced, model))]
+    assert main([*line, "--exit", "1", "--json"]) == 0
+    value = json.loads(capsys.readouterr().out)
+    assert (value["width"], value["accuracy"]) == ("exit 1", found.widths["exit 1"])
+    assert value["parameters"] < 0.6 * sliced.blueprint.size
+    refused = {"3": "choose auto or one of exit 1, exit 2", "deep": "the number of an exit", "0": "choose auto"}
+    for number, words in refused.items():
+        assert main([*line, "--exit", number]) == 2
+        assert words in capsys.readouterr().err
+    assert main([*line, "--exit", "1", "--width", "exit 1"]) == 2
+    assert "ask for one" in capsys.readouterr().err
 
 
 def test_a_checkpoint_from_before_there_were_widths_is_the_whole_model(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def test_a_table_names_its_cells_once() -> None:
 
 def test_what_was_run_is_not_run_again() -> None:
     small = FASHION["small", 0.25]
-    there = done([line(small, 0, 0.5)])
+    there = done([line(small, 0, 0.5)], TABLES["fashion"])
     assert key_of(small, 0) in there
     assert key_of(small, 1) not in there
     assert key_of(replace(small, rounds=small.rounds + 1), 0) not in there

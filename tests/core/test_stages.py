@@ -188,3 +188,9 @@ def test_a_chain_that_leaves_something_out_is_found() -> None:
     blueprint = Blueprint(("a", "b"), (), parameters, lambda spec: Doubled())
     with pytest.raises(TaskError, match="gives another output than as a whole"):
         check_chain(blueprint, genesis(blueprint, 0), torch.rand(3, 2))
+
+
+def test_a_network_that_answers_in_several_places_is_no_chain() -> None:
+    blueprint = vit(8, 4, 1, 8, 2, 2, 16, 3, exits=2)
+    with pytest.raises(TaskError, match="make it without exits"):
+        alone(blueprint, "layer0", genesis(blueprint, 0))

@@ -221,6 +221,8 @@ def test_what_is_noted_is_every_event_and_every_fault_with_its_moment():
         {"rate": 0.0},
         {"nodes": 2, "speeds": (1.0, 1.0, 1.0)},
         {"speeds": (0.0,)},
+        {"nodes": 2, "rates": (1.0, 1.0, 1.0)},
+        {"rates": (1.5,)},
         {"learns": "nothing"},
         {"round_cost_s": -1.0},
         {"until_s": 0.0},

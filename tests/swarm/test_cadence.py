@@ -22,6 +22,54 @@ def waited(*waits_s: float, config: CadenceConfig | None = None) -> Cadence:
     return cadence
 
 
+# -- the semi-asynchronous round (PAPERS.md 2.6) ----------------------------------------------------------------------
+
+SEMI = CadenceConfig(quorum=0.5, grace_s=1.0, grace_share=0.25, deadline_share=3.0)
+
+
+def semi(round_s: float) -> Cadence:
+    """After one round that began at 0 and had its quorum, A of A and B, after `round_s`."""
+    cadence = Cadence(SEMI)
+    cadence.published(1, [A, B], [], round_s / 2, began_s=0.0)
+    assert not cadence.is_ready(1, [A], [A, B], round_s)
+    assert cadence.round_s == round_s
+    return cadence
+
+
+@pytest.mark.parametrize(("round_s", "grace_s"), [(2.0, 1.0), (4.0, 1.0), (8.0, 2.0)])
+def test_grace_is_a_quarter_of_a_round_and_at_least_a_second(round_s, grace_s):
+    cadence = semi(round_s)
+    assert cadence.ready_at_s(1) == round_s + grace_s
+    assert not cadence.is_ready(1, [A], [A, B], round_s + grace_s - 0.01)
+    assert cadence.is_ready(1, [A, B], [A, B], round_s + 0.01), "all are there"
+    assert cadence.is_ready(1, [A], [A, B], round_s + grace_s)
+
+
+def test_the_deadline_is_three_rounds_from_the_beginning():
+    cadence = semi(8.0)
+    cadence.published(2, [A, B], [], 108.0, began_s=100.0)
+    assert not cadence.is_ready(2, [], [A, B], 123.9)
+    assert cadence.ready_at_s(2) == 124.0
+    assert cadence.is_ready(2, [], [A, B], 124.0)
+    assert cadence.round_s == 8.0, "a round whose quorum never came teaches nothing"
+    cadence.published(3, [A, B], [], 230.0, began_s=200.0)
+    assert cadence.is_ready(3, [], [A, B], 230.0), "I am the slow one: nobody waits longer"
+
+
+def test_what_a_round_takes_is_a_running_mean():
+    cadence = semi(8.0)
+    cadence.published(2, [A, B], [A], 112.0, began_s=100.0)
+    assert not cadence.is_ready(2, [A], [A, B], 112.0)
+    assert cadence.round_s == 9.0
+
+
+def test_without_the_rule_patience_ends_the_wait_whatever_a_round_takes():
+    cadence = Cadence(CadenceConfig(quorum=0.5))
+    cadence.published(1, [A, B], [], 4.0, began_s=0.0)
+    assert cadence.ready_at_s(1) == 14.0
+    assert cadence.is_ready(1, [A], [A, B], 5.0), "no grace"
+
+
 # -- patience ---------------------------------------------------------------------------------------------------------
 
 

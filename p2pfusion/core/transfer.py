@@ -1,0 +1,106 @@
+"""Knowledge from the deepest exit to the shallower ones: Co-S2P's objective for networks with exits.
+
+    CE(y_J) + sum over j < J of  CE(y_j) + [round >= 10] * gamma * T^2 * KL(softmax(y_J / T) || softmax(y_j / T))
+
+where y_j is what exit j of a slice says, J its deepest; CE stands for the owner's loss. Source: PAPERS.md 2.4, with the
+teacher detached and the divergence a mean over the batch, as marked there: the released code divides by the classes
+too, and lets the teacher follow its pupils. Where a slice has one exit, it is the owner's loss.
+
+`window`: PAPERS.md 2.2's rolling freeze, see `rolled`. Knows no scheme and no peers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from p2pfusion.core.blueprint import Blueprint
+from p2pfusion.core.exits import held_by
+from p2pfusion.core.nested import divergence
+from p2pfusion.core.objectives import Job, StepLoss
+from p2pfusion.core.submodel import SubModel
+from p2pfusion.errors import UsageError
+
+GAMMA, TEMPERATURE = 0.5, 3.0
+WARM_UP_ROUNDS = 10
+"""Till then the deepest exit knows nothing worth telling."""
+
+
+class Transfer:
+    """An `Objective` for networks with exits: each learns from the labels, the shallower ones from the deepest too.
+
+    `gamma` >= 0: weight of what the deepest tells, 0: nothing. `window`: layers trained in a round, None all of them.
+    Raises `UsageError`.
+    """
+
+    is_scaled = True
+    extra_vectors = 0
+
+    def __init__(
+        self,
+        gamma: float = GAMMA,
+        temperature: float = TEMPERATURE,
+        warm_up_rounds: int = WARM_UP_ROUNDS,
+        window: int | None = None,
+    ) -> None:
+        if not (gamma >= 0 and temperature > 0 and (window is None or window >= 1)):
+            raise UsageError(
+                f"transfer of weight {gamma} at temperature {temperature}, {window} layers a round: needs a weight of "
+                f"at least 0, a temperature above 0, at least 1 layer"
+            )
+        self._gamma = gamma
+        self._temperature = temperature
+        self._warm_up_rounds = warm_up_rounds
+        self._window = window
+
+    def trains(self, blueprint: Blueprint, sub_model: SubModel, round_index: int) -> SubModel:
+        """All of it, or what `rolled` gives."""
+        return sub_model if self._window is None else rolled(blueprint, sub_model, self._window, round_index)
+
+    def begin(self, job: Job) -> StepLoss:
+        """The loss of the steps that follow."""
+        gamma = self._gamma if job.round >= self._warm_up_rounds else 0.0
+
+        def step_loss(module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            *shallow, deepest = answers(module, x)
+            value = job.loss(deepest, y)
+            for output in shallow:
+                value = value + job.loss(output, y)
+                if gamma:
+                    value = value + gamma * told(output, deepest, self._temperature)
+            return value
+
+        return step_loss
+
+    def done(self, job: Job, after: object) -> None:
+        """Nothing to remember."""
+
+
+def answers(module: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """What every exit of a built network says, the shallowest first."""
+    said: tuple[torch.Tensor, ...] = module.answers(x)  # type: ignore[operator]
+    return said
+
+
+def told(output: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
+    """T^2 * KL(softmax(teacher / T) || softmax(output / T)), the mean over the batch; no gradient to the teacher."""
+    return temperature**2 * divergence(output / temperature, teacher.detach() / temperature)
+
+
+def rolled(blueprint: Blueprint, sub_model: SubModel, window: int, round_index: int) -> SubModel:
+    """Its heads, and a window of its layers that moves from the deepest to the shallowest and begins again.
+
+    Of four layers two at a time: {2, 3}, {1, 2}, {0, 1}, {2, 3} and so on. What comes before the layers is trained
+    with the first of them. Below the window nothing needs to be kept for a backward pass; what is frozen is not
+    contributed, for its zeros would hold back those who train it (PAPERS.md 2.2).
+    """
+    held = held_by(blueprint.exits, sub_model.blocks)
+    layers = held[-1].layers
+    first = max(0, len(layers) - window)
+    begin = first - round_index % (first + 1)
+    trained = {*(one.head for one in held), *layers[begin : begin + window]}
+    if not begin:
+        trained.update(held[-1].trunk[: -len(layers)])
+    return replace(sub_model, blocks=tuple(block for block in sub_model.blocks if block in trained))

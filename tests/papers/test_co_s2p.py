@@ -1,0 +1,374 @@
+"""Co-S2P (PAPERS.md 2): depth, width that follows the data, self-distillation, weights by drift, mixed slices."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from p2pfusion.algorithms.presets import PRESETS, SEMI_ASYNCHRONOUS, Terms, cadence_of, made
+from p2pfusion.config import WEIGHT_MAX, CadenceConfig
+from p2pfusion.core import schemes
+from p2pfusion.core.blueprint import Blueprint, units_kept
+from p2pfusion.core.depth import at_exits, beginning, shallow
+from p2pfusion.core.drift import FACTOR_MAX, Drift
+from p2pfusion.core.exits import depths
+from p2pfusion.core.fold import Weighted, fold
+from p2pfusion.core.genesis import genesis
+from p2pfusion.core.objectives import Job, Objective, cross_entropy
+from p2pfusion.core.schemes import Seat
+from p2pfusion.core.submodel import SubModel, Vector, extract, layout, of_blocks
+from p2pfusion.core.tailored import Tailored
+from p2pfusion.core.task import Task, prepare
+from p2pfusion.core.training import Recipe, Sgd, Trained, loaded, train
+from p2pfusion.core.transfer import Transfer, rolled, told
+from p2pfusion.core.units import Importance, Masks, _Draw, slice_of
+from p2pfusion.errors import UsageError
+from p2pfusion.lab.rounds import rounds
+from p2pfusion.swarm.cadence import weight_of
+from p2pfusion.zoo.blueprints import residual_cnn
+from p2pfusion.zoo.transformers import vit
+from tests.core.dense import dense_fold
+
+VIT = vit(4, 2, 1, 16, 4, 4, 16, 3, exits=4)
+CNN = residual_cnn(1, (8, 16), 3, blocks_per_stage=2, groups=4, exits=4)
+X = torch.randn(6, 1, 4, 4, generator=torch.Generator().manual_seed(1))
+Y = torch.tensor([0, 1, 2, 1, 0, 2])
+
+
+def seat(rate: float, round_index: int = 0) -> Seat:
+    return Seat(rank=0, peers=1, round=round_index, rates=(rate,))
+
+
+def alive(blueprint: Blueprint) -> Vector:
+    return np.random.default_rng(3).normal(0, 0.3, blueprint.size).astype(np.float32)
+
+
+def trained(objective: Objective, sub_model: SubModel, round_index: int = 0, steps: int = 2) -> Trained:
+    recipe = Recipe(loss=cross_entropy, optimizer=lambda p: Sgd(p, lr=0.1), steps=steps, objective=objective,
+                    round=round_index)  # fmt: skip
+    return train(VIT, sub_model, extract(VIT, alive(VIT), sub_model), iter([(X, Y)] * steps), recipe)
+
+
+def layers_of(sub_model: SubModel) -> list[str]:
+    return [block for block in sub_model.blocks if block.startswith("layer")]
+
+
+# -- 2.2 depth ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rate", "layers", "exits"), [(0.1, 1, 1), (0.25, 1, 1), (0.6, 2, 2), (0.75, 3, 3), (1.0, 4, 4)]
+)
+def test_a_rate_keeps_the_first_layers_and_the_exits_that_fit(rate: float, layers: int, exits: int) -> None:
+    """PAPERS.md 2.2: the first floor(rho * L) blocks."""
+    held = beginning(VIT, rate)
+    assert layers_of(held) == [f"layer{number}" for number in range(layers)]
+    assert [one.head for one in VIT.exits if one.head in held.blocks] == [one.head for one in VIT.exits[:exits]]
+    assert VIT.members_in(held)
+    narrow = shallow(schemes.static())(VIT, seat(rate), random.Random(0))
+    assert narrow.blocks == held.blocks
+    assert all(name.split(".")[0] in held.blocks for name, _ in narrow.kept)
+    assert narrow.width(VIT, "layer0.heads") == 4 * units_kept(rate, 4)
+
+
+def test_layers_that_no_exit_reads_are_left_out() -> None:
+    twelve = vit(4, 2, 1, 16, 12, 4, 16, 3, exits=4)
+    assert depths(12, 4) == (3, 6, 9, 12)
+    assert len(layers_of(beginning(twelve, 0.6))) == 6
+
+
+def test_rolling_freeze_trains_a_window_from_the_deepest_to_the_shallowest() -> None:
+    """PAPERS.md 2.2: of four layers, two at a time."""
+    whole = VIT.whole()
+    windows = [layers_of(rolled(VIT, whole, 2, round_index)) for round_index in range(4)]
+    assert windows == [["layer2", "layer3"], ["layer1", "layer2"], ["layer0", "layer1"], ["layer2", "layer3"]]
+    assert ["embedding" in rolled(VIT, whole, 2, r).blocks for r in range(3)] == [False, False, True]
+    assert layers_of(rolled(VIT, beginning(VIT, 0.25), 2, 1)) == ["layer0"], "a window wider than what is held"
+
+
+def test_what_is_frozen_is_neither_changed_nor_contributed() -> None:
+    objective, whole = Transfer(window=2), VIT.whole()
+    part = objective.trains(VIT, whole, 1)
+    done = trained(objective, whole, 1)
+    changed = done.after != alive(VIT)
+    places = VIT.parameter_slices
+    moved = {parameter.block for parameter in VIT.parameters if changed[places[parameter.name]].any()}
+    assert moved == set(part.blocks)
+    assert of_blocks(VIT, whole, part, done.after).size == part.size(VIT) < VIT.size
+
+
+# -- 2.3 width that follows the data -----------------------------------------------------------------------------------
+
+
+def test_the_masks_gradient_is_the_probability_times_the_draws() -> None:
+    """PAPERS.md 2.3: dL/dpi := pi * dL/dg."""
+    pi = torch.tensor([0.2, 0.5, 0.9], requires_grad=True)
+    g = _Draw.apply(pi, torch.tensor([0.0, 1.0, 1.0]))
+    assert g.tolist() == [0.0, 1.0, 1.0]
+    (g * torch.tensor([3.0, -2.0, 5.0])).sum().backward()
+    assert pi.grad is not None
+    assert torch.allclose(pi.grad, torch.tensor([0.2 * 3, 0.5 * -2, 0.9 * 5]))
+
+
+def masked_answers(blueprint: Blueprint, masks: Masks, module: nn.Module) -> list[torch.Tensor]:
+    """What the masked network says in one step."""
+    said: list[torch.Tensor] = []
+
+    def loss(network: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        said.extend(network.answers(x))  # type: ignore[operator]
+        return said[-1].sum()
+
+    masks.watched(module, loss)(module, X, Y)
+    return said
+
+
+@pytest.mark.parametrize("blueprint", [VIT, CNN], ids=["vit", "cnn"])
+def test_the_dense_network_says_what_the_masked_one_says(blueprint: Blueprint) -> None:
+    """PAPERS.md 2.3: rows by their own mask, columns by the mask before, outputs put back with zeros elsewhere."""
+    held, values = beginning(blueprint, 0.5), alive(blueprint)
+    masks = Masks(blueprint, held, 0.5, seed=4)
+    kept = {
+        name: sorted(random.Random(name).sample(range(len(one)), len(one) // 2)) for name, one in masks.logits.items()
+    }
+    for name, logits in masks.logits.items():
+        logits.data = torch.full_like(logits, -100.0)
+        logits.data[kept[name]] = 100.0
+    module = loaded(blueprint, held, extract(blueprint, values, held)).eval()
+    masked = masked_answers(blueprint, masks, module)
+    small = slice_of(blueprint, held.blocks, masks.kept(0.5))
+    assert masks.kept(0.5) == kept
+    assert small.size(blueprint) < held.size(blueprint)
+    dense = loaded(blueprint, small, extract(blueprint, values, small), scaled=False).eval()
+    found = dense.answers(X)  # type: ignore[operator]
+    assert len(found) == len(masked) == 2
+    for one, other in zip(found, masked, strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_masks_follow_the_loss_and_the_share_that_is_wanted() -> None:
+    held = beginning(VIT, 0.5)
+    masks = Masks(VIT, held, 0.5, seed=0)
+    module = loaded(VIT, held, extract(VIT, alive(VIT), held))
+    step = masks.watched(module, lambda network, x, y: cross_entropy(network.answers(x)[-1], y))  # type: ignore[operator]
+    for _ in range(3):
+        step(module, X, Y).backward()
+    assert all(bool((logits != 0).any()) for logits in masks.logits.values())
+    assert all(0 <= place < len(masks.logits[name]) for name, units in masks.kept(0.5).items() for place in units)
+
+
+def test_of_every_axis_one_unit_survives() -> None:
+    """PAPERS.md 2.3: draws are repeated until at least one head survives."""
+    held = beginning(VIT, 0.5)
+    masks = Masks(VIT, held, 0.5, seed=0)
+    for logits in masks.logits.values():
+        logits.data = torch.full_like(logits, -100.0)
+        logits.data[2] = -99.0
+    assert set(map(tuple, masks.kept(0.5).values())) == {(2,)}
+
+
+def test_importance_is_weight_times_gradient_summed_over_a_unit() -> None:
+    """First-order Taylor, by hand for the heads of a layer."""
+    held = beginning(VIT, 0.5)
+    importance = Importance(VIT, held)
+    module = loaded(VIT, held, extract(VIT, alive(VIT), held))
+    loss = importance.watched(module, lambda network, x, y: cross_entropy(network(x), y))
+    loss(module, X, Y).backward()
+    by_hand = torch.zeros(4)
+    for name, tensor in module.named_parameters():
+        moved = (tensor.detach() * tensor.grad).abs() if tensor.grad is not None else None
+        if moved is not None and name.startswith("layer1.attention."):
+            if ".o." not in name:
+                by_hand += moved.reshape(4, -1).sum(1)
+            elif moved.dim() == 2:
+                by_hand += moved.sum(0).reshape(4, 4).sum(1)
+    assert torch.allclose(importance.scores["layer1.heads"], by_hand, rtol=1e-4)
+    best = by_hand.topk(2).indices.sort().values.tolist()
+    assert importance.kept(0.5)["layer1.heads"] == best
+
+
+@pytest.mark.parametrize("how", ["importance", "masks"])
+def test_after_two_rounds_the_slice_is_narrow_and_stays(how: str) -> None:
+    one = Tailored(how)  # type: ignore[arg-type]
+    first = one(VIT, seat(0.5), random.Random(0))
+    assert first == beginning(VIT, 0.5)
+    parts = []
+    for round_index in range(2):
+        assert one(VIT, seat(0.5, round_index), random.Random(0)) == first
+        parts.append(one.trains(VIT, first, round_index))
+        trained(one, first, round_index)
+    narrow = one(VIT, seat(0.5, 2), random.Random(0))
+    assert narrow.size(VIT) < first.size(VIT)
+    assert one.trains(VIT, narrow, 2) == narrow, "all of it"
+    trained(one, narrow, 2)
+    assert one(VIT, seat(0.5, 3), random.Random(9)) == narrow
+    if how == "importance":
+        assert parts == [first, first]
+        assert narrow.width(VIT, "layer1.ffn") == 8
+    else:
+        assert {part.blocks for part in parts} == {("embedding", "exit1", "exit2")}, "masks leave the layers alone"
+
+
+def test_while_importance_is_learnt_nothing_is_frozen() -> None:
+    """Units of a frozen layer would seem to matter nothing."""
+    one = Tailored("importance", Transfer(window=1))
+    first = one(VIT, seat(0.5), random.Random(0))
+    assert one.trains(VIT, first, 0) == first
+    for round_index in range(2):
+        trained(one, first, round_index)
+    narrow = one(VIT, seat(0.5, 2), random.Random(0))
+    assert layers_of(one.trains(VIT, narrow, 2)) == ["layer1"]
+
+
+def test_while_masks_are_learnt_the_layers_stay() -> None:
+    one, first = Tailored("masks"), beginning(VIT, 0.5)
+    one(VIT, seat(0.5), random.Random(0))
+    done = trained(one, first)
+    start = extract(VIT, alive(VIT), first)
+    for name, (span, _) in layout(VIT, first).items():
+        assert (done.after[span] == start[span]).all() == name.startswith("layer")
+
+
+def test_a_device_that_can_do_all_learns_no_width() -> None:
+    one = Tailored()
+    for round_index in range(3):
+        assert one(VIT, seat(1.0, round_index), random.Random(0)) == VIT.whole()
+        trained(one, VIT.whole(), round_index)
+
+
+# -- 2.4 transfer ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("round_index", [9, 10])
+def test_the_loss_is_the_papers_by_hand(round_index: int) -> None:
+    """PAPERS.md 2.4, with the mean over the batch of the divergence, from round 10 on."""
+    held = beginning(VIT, 0.75)
+    module = loaded(VIT, held, extract(VIT, alive(VIT), held)).eval()
+    job = Job(
+        blueprint=VIT, sub_model=held, start=np.zeros(0, np.float32), loss=cross_entropy, seed=0, round=round_index
+    )
+    found = Transfer().begin(job)(module, X, Y)
+    first, second, deepest = module.answers(X)  # type: ignore[operator]
+    expected = sum(F.cross_entropy(one, Y) for one in (first, second, deepest))
+    if round_index >= 10:
+        for one in (first, second):
+            teacher = F.softmax(deepest / 3, 1)
+            kl = F.kl_div(F.log_softmax(one / 3, 1), teacher, reduction="batchmean")
+            expected = expected + 0.5 * 9 * kl
+    assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+
+
+def test_the_teacher_does_not_follow_its_pupils() -> None:
+    """PAPERS.md 2.9: in the released code it does."""
+    pupil, teacher = torch.randn(4, 3, requires_grad=True), torch.randn(4, 3, requires_grad=True)
+    told(pupil, teacher, 3.0).backward()
+    assert teacher.grad is None
+    assert pupil.grad is not None
+
+
+def test_switched_off_nothing_is_told() -> None:
+    held = beginning(VIT, 0.5)
+    module = loaded(VIT, held, extract(VIT, alive(VIT), held)).eval()
+    job = Job(blueprint=VIT, sub_model=held, start=np.zeros(0, np.float32), loss=cross_entropy, seed=0, round=50)
+    expected = sum(F.cross_entropy(one, Y) for one in module.answers(X))  # type: ignore[operator]
+    assert torch.equal(Transfer(gamma=0.0).begin(job)(module, X, Y), expected)
+    for wrong in ({"gamma": -1.0}, {"temperature": 0.0}, {"window": 0}):
+        with pytest.raises(UsageError):
+            Transfer(**wrong)  # type: ignore[arg-type]
+
+
+# -- 2.5 staleness -----------------------------------------------------------------------------------------------------
+
+CUT = SubModel(("exit1",))
+
+
+def vector(*values: float) -> Vector:
+    return np.array(values, np.float32)
+
+
+def test_weights_follow_the_update_and_the_drift_by_hand() -> None:
+    """PAPERS.md 2.5, in units of what the model moves in a round."""
+    drift = Drift()
+    assert drift.factor(vector(1, 1), None, vector(0, 0), CUT, 4) == 1.0, "nothing is known yet"
+    # The model moved by 2 in a round; the update is 3 large, and in time; then it is late by a round's movement of 4.
+    assert drift.factor(vector(-1, 2), None, vector(1, -1), CUT, 5) == 1.5
+    assert drift.factor(vector(2, 2), vector(9, -1), vector(5, -1), CUT, 6) == 1.0 / (1 + 1)
+    # Two rounds between: 2 a round.
+    assert drift.factor(vector(1, 1), None, vector(5, 3), CUT, 8) == 1.0
+
+
+def test_an_outlier_carries_no_round() -> None:
+    drift = Drift()
+    drift.factor(vector(1), None, vector(0), CUT, 0)
+    assert drift.factor(vector(1000), None, vector(1), CUT, 1) == FACTOR_MAX
+    assert drift.factor(vector(0), None, vector(2), CUT, 2) == 1 / FACTOR_MAX
+    assert drift.factor(vector(1), None, vector(2), CUT, 3) == 1.0, "the model stood still: nothing to measure by"
+    assert drift.factor(vector(1), None, vector(2), SubModel(("head",)), 4) == 1.0, "another slice"
+
+
+@pytest.mark.parametrize(("worth", "expected"), [(1.0, 65536), (0.5, 32768), (1e-9, 1), (1e9, WEIGHT_MAX)])
+def test_the_weight_is_the_manifests_integer(worth: float, expected: int) -> None:
+    assert weight_of(32, 1, CadenceConfig(), worth) == expected
+
+
+# -- 2.6 and the preset ------------------------------------------------------------------------------------------------
+
+
+def test_the_preset_recommends_the_semi_asynchronous_round() -> None:
+    assert cadence_of("co_s2p") == SEMI_ASYNCHRONOUS
+    assert (SEMI_ASYNCHRONOUS.quorum, SEMI_ASYNCHRONOUS.grace_share, SEMI_ASYNCHRONOUS.deadline_share) == (0.5, 0.25, 3)
+    assert cadence_of("auto") == cadence_of("full") == CadenceConfig()
+
+
+# -- mixed slices ------------------------------------------------------------------------------------------------------
+
+
+def test_mixed_depths_and_widths_fold_element_by_element() -> None:
+    """PAPERS.md 2.5 as decided: the mean over those who hold an element, whatever else they hold."""
+    cuts = [
+        VIT.whole(),
+        beginning(VIT, 0.5),
+        shallow(schemes.static())(VIT, seat(0.25), random.Random(0)),
+        slice_of(VIT, beginning(VIT, 0.5).blocks, {"layer0.heads": [1, 3], "layer1.o": [0, 5]}),
+        schemes.double_shift()(VIT, Seat(rank=1, peers=2, round=3, rates=(0.5, 0.5)), random.Random(0)),
+        rolled(VIT, VIT.whole(), 2, 0),
+    ]
+    chance = np.random.default_rng(0)
+    items = [
+        Weighted(bytes([number]) * 16, 100 + number, cut, chance.normal(size=cut.size(VIT)).astype(np.float32))
+        for number, cut in enumerate(cuts)
+    ]
+    base = genesis(VIT, 0)
+    found = fold(VIT, VIT.whole(), base, items)
+    assert found.tobytes() == dense_fold(VIT, VIT.whole(), base, items).tobytes()
+    # The deepest head is held by the first, the windows and the frozen one.
+    place = VIT.parameter_slices["head.linear.bias"]
+    holders = [one for one in items if "head" in one.sub_model.blocks]
+    assert len(holders) == 3
+    mean = sum(one.weight * extract_bias(one) for one in holders) / sum(one.weight for one in holders)
+    assert np.allclose(found[place] - base[place], mean, atol=1e-5)
+
+
+def extract_bias(item: Weighted) -> Vector:
+    values: Vector = np.asarray(item.values)[layout(VIT, item.sub_model)["head.linear.bias"][0]]
+    return values
+
+
+def test_devices_of_all_rates_learn_together() -> None:
+    """Every exit gets better, and each round's change is taken from what was received in it (PAPERS.md 2.9)."""
+    x = np.random.default_rng(0).standard_normal((192, 1, 4, 4)).astype(np.float32)
+    y = x[:, 0, 0, :3].argmax(1)
+    task = Task(VIT, (x, y), (x, y), batch_size=16, steps_per_round=6, optimizer=lambda p: Sgd(p, lr=0.2, momentum=0.9))
+    nodes = [made(PRESETS["co_s2p"], prepare(task, 0, (rank, 4)), Terms(), rank) for rank in range(4)]
+    play = rounds(nodes, [1.0, 0.75, 0.5, 0.25], "all")
+    played = [next(play) for _ in range(8)]
+    found = nodes[0].evaluate(played[-1].models[0])
+    assert found is not None
+    assert list(found.widths) == list(at_exits(VIT)) == ["exit 1", "exit 2", "exit 3", "exit 4"]
+    assert min(found.widths.values()) > 0.45
+    assert {len(layers_of(one.sub_model)) for one in played[-1].contributed} == {1, 2, 3, 4}
+    assert any(one.worth != 1.0 for one in played[-1].contributed)
