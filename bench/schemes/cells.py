@@ -49,11 +49,14 @@ class Cell:
 
 
 def _suited(cells: tuple[Cell, ...]) -> tuple[Cell, ...]:
-    """Slices without outer momentum, which harms them, and at both learning rates; whole networks as they are."""
+    """Whole networks as they are; slices of one also without outer momentum, and then at a lower learning rate too.
+
+    Which of the three suits them differs by network (docs/schemes.md).
+    """
     found: list[Cell] = []
     for cell in cells:
         plain = replace(cell, outer_momentum=0.0)
-        found += [plain, replace(plain, lr_factor=LOWER_LR)] if cell.row in PARTS else [cell]
+        found += [cell, plain, replace(plain, lr_factor=LOWER_LR)] if cell.row in PARTS else [cell]
     return tuple(found)
 
 

@@ -15,6 +15,8 @@ Line = dict[str, Any]
 WHOLE = ("full", "dpsgd", "alone", "centralised")
 """Rows whose nodes train the whole model, whatever the table's rate."""
 
+WORDS = {"lr_factor": "learning rate", "outer_momentum": "momentum"}
+
 
 def write(lines: Sequence[Line]) -> None:
     """Replace what stands between `<!-- table NAME -->` and `<!-- end -->`."""
@@ -34,8 +36,12 @@ def table(name: str, lines: Sequence[Line]) -> list[str]:
     is_text = cells[0].alpha is None
     found.sort(key=lambda item: (-(item[0].rate or 0), item[0].nodes, _mean(item[1], "loss" if is_text else "accuracy")
                                  * (1 if is_text else -1)))  # fmt: skip
-    varies = [name for name in ("nodes", "rounds", "lr_factor") if len({getattr(cell, name) for cell, _ in found}) > 1]
-    names = ["learning rate" if name == "lr_factor" else name for name in varies]
+    varies = [
+        name
+        for name in ("nodes", "rounds", "lr_factor", "outer_momentum")
+        if len({getattr(cell, name) for cell, _ in found}) > 1
+    ]
+    names = [WORDS.get(name, name) for name in varies]
     head = ["scheme", "rate", *names, "perplexity" if is_text else "accuracy", "served", "all widths",
             "GFLOP per node and round", "values sent per node and round", "seeds"]  # fmt: skip
     rows = [_row(cell, mine, head, is_text=is_text) for cell, mine in found]
@@ -58,6 +64,7 @@ def _row(cell: Cell, lines: Sequence[Line], head: Sequence[str], *, is_text: boo
         "nodes": str(cell.nodes),
         "rounds": str(cell.rounds),
         "learning rate": f"x {cell.lr_factor:g}",
+        "momentum": f"{cell.outer_momentum:g}",
         "served": "/".join(sorted({line["served"] for line in lines})),
         "all widths": each if len(widths) > 1 else "",
         "GFLOP per node and round": f"{_mean(lines, 'flops_per_node') / 1e9:.2f}",

@@ -57,6 +57,12 @@ def work(cell: Cell, seed: int) -> Line:
     return run(cell, seed)
 
 
+def _field(text: str) -> tuple[str, float]:
+    """`rate=0.25`."""
+    name, _, number = text.partition("=")
+    return name, float(number)
+
+
 SCHEMES = Book("bench.schemes", TABLES, RESULTS / "schemes.jsonl", work, write)
 
 
@@ -67,8 +73,7 @@ def main(arguments: Sequence[str] | None = None, book: Book = SCHEMES) -> int:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--only", nargs="*", help="rows")
-    parser.add_argument("--rate", type=float, help="only this rate")
-    parser.add_argument("--lr-factor", type=float, help="only at this share of the learning rate")
+    parser.add_argument("--where", nargs="*", default=(), type=_field, metavar="FIELD=NUMBER", help="only such cells")
     parser.add_argument("--limit-s", type=float, default=3600.0, help="begin nothing after so long")
     parser.add_argument("--report", action="store_true", help="write the tables into the documentation")
     options = parser.parse_args(arguments)
@@ -82,8 +87,7 @@ def main(arguments: Sequence[str] | None = None, book: Book = SCHEMES) -> int:
         for cell in book.tables[name]
         if key_of(cell, seed) not in there[name]
         and (not options.only or cell.row in options.only)
-        and options.rate in (None, getattr(cell, "rate", None))
-        and options.lr_factor in (None, getattr(cell, "lr_factor", None))
+        and all(getattr(cell, name) == number for name, number in options.where)
     ]
     book.results.parent.mkdir(exist_ok=True)
     with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
