@@ -37,6 +37,9 @@ TIMED_STEPS = 5
 """Enough for a median; a step of a large model takes a second."""
 
 
+CALIBRATED = "; calibrated, for classes are not as frequent here as in the validation data"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckOptions:
     """What `check` was called with."""
@@ -58,6 +61,7 @@ class CheckOptions:
 class Checked:
     """What was found. Sizes are full widths; `bytes_per_round` is what one node's contribution weighs on the wire.
 
+    `calibrated`: whether it trains against its own frequencies of classes (`core.calibration`).
     `run_parameters`: of the run's model, which the algorithm may make of the task's; slice, share and fingerprint are
     that one's. `rates` compare with the task's own model. `load`: what training the slice takes.
 
@@ -73,6 +77,7 @@ class Checked:
     train_samples: int | None
     validation_samples: int | None
     steps_per_round: int
+    calibrated: bool
     rate: float
     slice_parameters: int
     share: float
@@ -126,6 +131,7 @@ def examine(options: CheckOptions) -> Checked:
         train_samples=prepared.train.samples,
         validation_samples=None if validation is None else validation.samples,
         steps_per_round=prepared.steps_per_round,
+        calibrated=prepared.shift is not None,
         rate=options.rate,
         slice_parameters=size,
         share=sub_model.share(blueprint),
@@ -168,7 +174,8 @@ def words_of(checked: Checked) -> list[str]:
         f" model  {count(checked.parameters)} parameters in {checked.blocks} blocks; sliced axes: {_axes(checked)}",
         *(f" note   {finding}" for finding in checked.findings),
         f" data   train {_samples(checked.train_samples)}, validation {_samples(checked.validation_samples)}, "
-        f"{checked.steps_per_round} steps per round",
+        f"{checked.steps_per_round} steps per round"
+        f"{CALIBRATED if checked.calibrated else ''}",
         f" run    {checked.algorithm}: {PRESETS[checked.algorithm].text}; {count(checked.run_parameters)} parameters",
         f" slice  {slice_words}, {percent(checked.share)} of the run's model; "
         f"{checked.slice_step_s * 1000:.1f} ms per step here, the full model {checked.full_step_s * 1000:.1f} ms",

@@ -29,30 +29,27 @@ COUNTED_BATCHES_MAX = 1_000
 Samples are read on: they end, and may lie sorted by class."""
 
 
-SEEN_MIN = 5
-"""Validation labels of every class: fewer say nothing about how frequent it is."""
+ERRORS = 2.0
+"""Standard errors of a frequency that count as chance and are taken off: of classes dealt alike, 95 % stay at 0."""
 
 
 def excess(own: torch.Tensor, everywhere: torch.Tensor, classes: int) -> torch.Tensor | None:
     """Logarithm of how many times as frequent each class is among the own labels as everywhere, float32 (classes,).
 
-    Labels are integers (samples,). None where that cannot be said: for labels that are no class numbers below
-    `classes`, as those a loss leaves out, or with fewer than `SEEN_MIN` of some class everywhere.
+    Labels are integers (samples,). Only what chance does not explain: few labels say little. None for labels that are
+    no class numbers below `classes`, as those a loss leaves out.
     """
+    counts = []
     for labels in (own, everywhere):
         if labels.dim() != 1 or labels.is_floating_point() or not len(labels):
             return None
         if not 0 <= int(labels.min()) <= int(labels.max()) < classes:
             return None
-    if int(torch.bincount(everywhere, minlength=classes).min()) < SEEN_MIN:
-        return None
-    return (_shares(own, classes).log() - _shares(everywhere, classes).log()).float()
-
-
-def _shares(labels: torch.Tensor, classes: int) -> torch.Tensor:
-    """Of each class among the labels, float64; one is added to every count."""
-    counts = torch.bincount(labels, minlength=classes) + 1.0
-    return counts.double() / counts.sum()
+        counts.append(torch.bincount(labels, minlength=classes).double() + 1)  # one more each: none may be 0
+    mine, all_ = counts
+    shift = (mine / mine.sum()).log() - (all_ / all_.sum()).log()
+    certain = (shift.abs() - ERRORS * (1 / mine + 1 / all_).sqrt()).clamp(min=0)
+    return (certain * shift.sign()).float() if bool(certain.any()) else None
 
 
 def log_frequencies(data: Data, classes: int) -> torch.Tensor:

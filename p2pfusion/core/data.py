@@ -200,9 +200,7 @@ def as_data(source: Any, batch_size: int, name: str) -> Data:
     if isinstance(source, Samples | Stream):
         return source
     if isinstance(source, Indexed):
-        known = source.labels()
-        targets = None if known is None else _as_tensor(known, labels=True)
-        return Samples(source.fetch, _order(len(source), name), batch_size, targets)
+        return Samples(source.fetch, _order(len(source), name), batch_size, _labels_of(source, name))
     if isinstance(source, tuple | list) and len(source) == 2 and all(_is_array(item) for item in source):
         return _pair(source[0], source[1], batch_size, name)
     if isinstance(source, IterableDataset):
@@ -269,6 +267,13 @@ def _loader(loader: DataLoader[Any]) -> Data:
     collate = loader.collate_fn
     order = _order(len(dataset), "DataLoader")
     return Samples(lambda picked: collate([dataset[i] for i in picked]), order, loader.batch_size)
+
+
+def _labels_of(source: Indexed, name: str) -> torch.Tensor | None:
+    known = source.labels()
+    if known is not None and not (_is_array(known) and len(known) == len(source)):
+        raise TaskError(f"{name}: labels() must give {len(source)} labels as a tensor or array, or None")
+    return None if known is None else _as_tensor(known, labels=True)
 
 
 def _order(count: int, name: str) -> tuple[int, ...]:

@@ -41,6 +41,15 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "my_task.py"
 
 
+def test_a_device_with_other_classes_is_told_that_it_is_calibrated(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file.write_text(GOOD.replace("(x, y), (x, y)", "(x, y * 0), (x, y)"))
+    assert main(["check", str(file)]) == 0
+    data = next(line for line in capsys.readouterr().out.splitlines() if line.startswith(" data"))
+    assert data.endswith(" steps per round; calibrated, for classes are not as frequent here as in the validation data")
+
+
 def test_what_is_said_of_the_digits(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "digits", "--algorithm", "fedrolex"]) == 0
     out, err = capsys.readouterr()

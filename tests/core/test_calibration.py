@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from p2pfusion.core.calibration import COUNTED_BATCHES_MAX, SEEN_MIN, calibrated, excess, log_frequencies
+from p2pfusion.core.calibration import COUNTED_BATCHES_MAX, ERRORS, calibrated, excess, log_frequencies
 from p2pfusion.core.data import as_data
 from p2pfusion.core.task import Task, prepare
 from p2pfusion.core.training import score, train
@@ -58,17 +58,32 @@ def test_a_skewed_device_learns_what_holds_everywhere():
 
 
 def test_the_excess_is_measured_against_the_validation_labels():
-    own, everywhere = torch.tensor([0] * 29 + [1] * 9), torch.tensor([0] * 9 + [1] * 29)
+    own, everywhere = torch.tensor([0] * 299 + [1] * 99), torch.tensor([0] * 99 + [1] * 299)
     found = excess(own, everywhere, 2)
     assert found is not None
-    assert torch.allclose(found.exp(), torch.tensor([3.0, 1 / 3]))
-    assert torch.equal(excess(everywhere, everywhere, 2), torch.zeros(2))
+    chance = ERRORS * (1 / 300 + 1 / 100) ** 0.5
+    assert torch.allclose(found, (np.log(3.0) - chance) * torch.tensor([1.0, -1.0]))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_chance_explains_is_no_excess(seed):
+    """Equally frequent classes: hardly any of them is moved, and none by much, however few labels there are."""
+    generator = torch.Generator().manual_seed(seed)
+    own, everywhere = (torch.randint(0, 10, (count,), generator=generator) for count in (500, 60))
+    found = excess(own, everywhere, 10)
+    assert found is None or (int((found != 0).sum()) <= 2 and float(found.abs().max()) < 0.3)
+
+
+def test_a_class_that_is_missing_here_is_held_back_the_more_the_surer_that_is():
+    everywhere = torch.arange(2000) % 10
+    few, many = (excess(torch.arange(count) % 9, everywhere, 10) for count in (90, 9000))
+    assert few is not None and many is not None  # noqa: PT018
+    assert many[9] < few[9] - 1 < few[9] < -0.2
 
 
 @pytest.mark.parametrize(
     ("own", "everywhere"),
     [
-        (torch.arange(40) % 2, torch.tensor([0] * 40 + [1] * (SEEN_MIN - 1))),  # a class hardly seen
         (torch.tensor([0, 1, -100]), torch.arange(40) % 2),  # a label that the loss leaves out
         (torch.arange(40) % 3, torch.arange(40) % 2),  # no class of the network
         (torch.zeros(40, 5, dtype=torch.int64), torch.arange(40) % 2),  # many labels a sample, as in a text

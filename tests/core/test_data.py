@@ -120,6 +120,28 @@ def labels(data: Data) -> list[int]:
     return [int(label) for _, y in data.once() for label in y]
 
 
+class Named(Squares):
+    """Says its labels without x, or says something wrong."""
+
+    def __init__(self, said: object) -> None:
+        super().__init__()
+        self.said = said
+
+    def labels(self) -> object:
+        return self.said
+
+
+def test_labels_that_are_at_hand_follow_the_part() -> None:
+    data = as_data(Named(np.arange(10) ** 2), 4, "train")
+    part = part_of(data, (1, 2), 0)
+    assert part.labels is not None
+    assert part.labels.tolist() == labels(part)
+    assert as_data(Squares(), 4, "train").labels is None
+    for wrong in (np.arange(9), np.arange(11), "0123456789"):
+        with pytest.raises(TaskError, match=r"train: labels\(\) must give 10 labels"):
+            as_data(Named(wrong), 4, "train")
+
+
 def test_indexed_data_are_fetched_batch_by_batch() -> None:
     data = as_data(Squares(), 4, "train")
     assert (data.samples, data.batches_per_pass) == (10, 3)
