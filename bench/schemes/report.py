@@ -15,6 +15,8 @@ Line = dict[str, Any]
 WHOLE = ("full", "dpsgd", "alone", "centralised")
 """Rows whose nodes train the whole model, whatever the table's rate."""
 
+ALONE = ("alone", "centralised")
+"""Rows with one node, which has nobody to average with."""
 WORDS = {"lr_factor": "learning rate", "outer_momentum": "momentum"}
 
 
@@ -64,7 +66,7 @@ def _row(cell: Cell, lines: Sequence[Line], head: Sequence[str], *, is_text: boo
         "nodes": str(cell.nodes),
         "rounds": str(cell.rounds),
         "learning rate": f"x {cell.lr_factor:g}",
-        "momentum": f"{cell.outer_momentum:g}",
+        "momentum": "" if cell.row in ALONE else f"{cell.outer_momentum:g}",
         "served": "/".join(sorted({line["served"] for line in lines})),
         "all widths": each if len(widths) > 1 else "",
         "GFLOP per node and round": f"{_mean(lines, 'flops_per_node') / 1e9:.2f}",
