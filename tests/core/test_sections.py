@@ -95,6 +95,31 @@ def test_blocks_that_are_used_by_turns_are_refused() -> None:
     assert "stem and blocks.0 cannot be parted, because the network does not use first all of one" in refused("turns")
 
 
+class Late(nn.Module):
+    """Asks for the batch's size when the input is long gone."""
+
+    def __init__(self, asks: str) -> None:
+        super().__init__()
+        self.asks = asks
+        self.a, self.b, self.c = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = torch.relu(self.b(torch.relu(self.a(x))))
+        return self.c(h.view(x.size(0) if self.asks == "size" else x.shape[0], -1))
+
+
+@pytest.mark.parametrize("asks", ["size", "shape"])
+@pytest.mark.parametrize("training", [True, False])
+def test_a_late_question_for_the_size_of_the_batch_passes_no_cut(asks: str, training: bool) -> None:
+    blueprint = Blueprint.from_module(Late(asks), torch.rand(2, 4))
+    vector, x = genesis(blueprint, 1), torch.rand(5, 4)
+    out = x
+    for block in blueprint.blocks:
+        (stage,) = cut(blueprint, [[block]], stage_values(blueprint, vector, [[block]]))
+        out = stage.train(training)(out)
+    assert torch.equal(out, loaded(blueprint, blueprint.whole(), vector).train(training)(x))
+
+
 def test_what_passes_a_cut_is_a_batch() -> None:
     class Turned(nn.Module):
         def __init__(self) -> None:
