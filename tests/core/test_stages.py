@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +13,7 @@ from torch import nn
 from p2pfusion.core.blueprint import Blueprint, Dim, Init, ModuleSpec, Parameter
 from p2pfusion.core.ensemble import ensemble
 from p2pfusion.core.genesis import genesis
-from p2pfusion.core.stages import alone, check_chain, cut, held, stage_values
+from p2pfusion.core.stages import check_chain, cut, held, one_by_one, stage_values
 from p2pfusion.core.training import flattened, loaded
 from p2pfusion.errors import TaskError
 from p2pfusion.zoo.blueprints import mlp, residual_cnn
@@ -77,7 +80,8 @@ def test_tied_embeddings_stay_with_the_owner_or_are_refused() -> None:
     for runs in ([["embedding", "layer0"]], [["layer1", "head"]]):
         with pytest.raises(TaskError, match=r"embedding and head share embedding.tokens.weight.*tied=False"):
             cut(blueprint, runs, stage_values(blueprint, vector, runs))
-    assert alone(blueprint, "head", vector).names == ("head.norm.weight", "head.norm.bias", "embedding.tokens.weight")
+    *_, head = one_by_one(blueprint, vector)
+    assert head.names == ("head.norm.weight", "head.norm.bias", "embedding.tokens.weight")
 
 
 @pytest.mark.parametrize(
@@ -193,4 +197,22 @@ def test_a_chain_that_leaves_something_out_is_found() -> None:
 def test_a_network_that_answers_in_several_places_is_no_chain() -> None:
     blueprint = vit(8, 4, 1, 8, 2, 2, 16, 3, exits=2)
     with pytest.raises(TaskError, match="make it without exits"):
-        alone(blueprint, "layer0", genesis(blueprint, 0))
+        next(one_by_one(blueprint, genesis(blueprint, 0)))
+
+
+def test_blocks_one_by_one_build_the_network_once_and_are_forgotten() -> None:
+    inner = mlp(4, (5, 6), 3)
+    built: list[ModuleSpec] = []
+
+    def factory(spec: ModuleSpec) -> nn.Module:
+        built.append(spec)
+        return inner.factory(spec)
+
+    blueprint = replace(inner, factory=factory)
+    alive: list[weakref.ref[nn.Parameter]] = []
+    for stage in one_by_one(blueprint, genesis(blueprint, 0)):
+        assert [one() for one in alive] == [None] * len(alive)
+        alive += [weakref.ref(tensor) for tensor in stage.parameters()]
+        del stage
+    assert len(built) == 1
+    assert len(alive) == len(blueprint.parameters)
