@@ -58,16 +58,9 @@ class _Trial:
         if output.requires_grad:
             torch.autograd.backward(output, torch.full_like(output, 1.0 if self.y is not None else GRADIENT))
         back = self.clock()
-        self.step()
+        if self.optimizer is not None:
+            self.recipe.step(self.optimizer, self.module.parameters())
         return ahead - began, back - ahead, self.clock() - back
-
-    def step(self) -> None:
-        if self.optimizer is None:
-            return
-        if self.recipe.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.module.parameters(), self.recipe.clip_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
 
 
 def measure(
