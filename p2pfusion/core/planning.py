@@ -134,11 +134,6 @@ class Plan:
         """`T_full`."""
         return self.lead_forward_s + self.lead_backward_s
 
-    @property
-    def cuts(self) -> tuple[int, ...]:
-        """First block of every stage but the first: where relays hand over to each other."""
-        return tuple(stage.start for stage in self.stages[1:])
-
 
 def plan(order: Order) -> Plan:
     """The fastest split; among equally fast ones one whose fullest relay holds least.

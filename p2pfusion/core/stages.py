@@ -22,7 +22,7 @@ from p2pfusion.core.blueprint import Blueprint, ModuleSpec
 from p2pfusion.core.replay import Replay
 from p2pfusion.core.sections import Section, sections
 from p2pfusion.core.sequential import is_sequential
-from p2pfusion.core.submodel import SubModel, Vector, extract, layout
+from p2pfusion.core.submodel import SubModel, Vector, layout
 from p2pfusion.core.training import loaded
 from p2pfusion.errors import TaskError
 
@@ -122,11 +122,6 @@ def held(blueprint: Blueprint, runs: Sequence[Sequence[str]]) -> SubModel:
     sub_model = SubModel(tuple(name for run in runs for name in run))
     sub_model.validate(blueprint)
     return sub_model
-
-
-def stage_values(blueprint: Blueprint, vector: Vector, runs: Sequence[Sequence[str]]) -> Vector:
-    """The values of such a device's stages out of the whole model's."""
-    return extract(blueprint, vector, held(blueprint, runs))
 
 
 def _pieces(blueprint: Blueprint) -> list[_Piece]:
