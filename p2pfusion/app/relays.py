@@ -14,6 +14,7 @@ from typing import Any
 
 from p2pfusion.app.values import parse_name
 from p2pfusion.core.planning import RELAYS_MAX, Relay
+from p2pfusion.core.profiles import BYTES_MAX
 from p2pfusion.errors import TaskError
 
 _NUMBER = r"(\d+(?:\.\d*)?|\.\d+)"
@@ -26,8 +27,12 @@ _MEMORY_BYTES = {
 _LINK_SCALE = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
 SPEED_MAX = 1e4
 """Ten thousand times as fast or slow as this computer is a typing mistake."""
+LINK_BYTES_PER_S_MIN, LINK_BYTES_PER_S_MAX = 1.0, 1e12
+"""Faster than anything between devices, or a byte a second, is a typing mistake too."""
 FILE_BYTES_MAX = 1 << 16
 """A thousand times what 64 devices need is no list of devices."""
+SHOWN_MAX = 60
+"""Characters of a wrong text in a message: enough to find it by."""
 _KEYS = ("name", "speed", "memory", "link")
 
 
@@ -36,25 +41,27 @@ def parse_speed(text: str) -> float:
     match = _SPEED.fullmatch(text.strip())
     speed = float(match[1]) if match else 0.0
     if not 1 / SPEED_MAX <= speed <= SPEED_MAX:
-        raise ValueError(f"{text!r} is not a speed: write 2x for twice as fast as this computer, 0.5x for half as fast")
+        raise ValueError(
+            f"{_shown(text)} is not a speed: write 2x for twice as fast as this computer, 0.5x for half as fast"
+        )
     return speed
 
 
 def parse_memory(text: str) -> int:
-    """`4GB`, `512MiB`; bytes, above 0."""
+    """`4GB`, `512MiB`; bytes, from 1 to `BYTES_MAX`."""
     match = _MEMORY.fullmatch(text.strip())
-    size = int(float(match[1]) * _MEMORY_BYTES[match[2]]) if match else 0
-    if size < 1:
-        raise ValueError(f"{text!r} is not an amount of memory: write it like 4GB or 512MiB")
-    return size
+    size = float(match[1]) * _MEMORY_BYTES[match[2]] if match else 0.0
+    if not 1 <= size <= BYTES_MAX:
+        raise ValueError(f"{_shown(text)} is not an amount of memory: write it like 4GB or 512MiB")
+    return int(size)
 
 
 def parse_link(text: str) -> float:
-    """`100Mbit/s`, `100Mbit`, `10MB/s`; bytes per second, above 0."""
+    """`100Mbit/s`, `100Mbit`, `10MB/s`; bytes per second."""
     match = _LINK.fullmatch(text.strip())
     rate = float(match[1]) * _LINK_SCALE[match[2]] / (8.0 if match[3].startswith("bit") else 1.0) if match else 0.0
-    if rate <= 0:
-        raise ValueError(f"{text!r} is not the speed of a link: write it like 100Mbit/s or 10MB/s")
+    if not LINK_BYTES_PER_S_MIN <= rate <= LINK_BYTES_PER_S_MAX:
+        raise ValueError(f"{_shown(text)} is not the speed of a link: write it like 100Mbit/s or 10MB/s")
     return rate
 
 
@@ -65,9 +72,9 @@ def parse_device(text: str) -> Relay:
         kinds = (("speed", _SPEED), ("memory", _MEMORY), ("link", _LINK))
         key = next((name for name, pattern in kinds if pattern.fullmatch(part.strip())), None)
         if key is None:
-            raise ValueError(f"{part!r} is no part of a device: write it like 2x,4GB,100Mbit/s")
+            raise ValueError(f"{_shown(part)} is no part of a device: write it like 2x,4GB,100Mbit/s")
         if key in found:
-            raise ValueError(f"{text!r} says its {key} twice")
+            raise ValueError(f"{_shown(text)} says its {key} twice")
         found[key] = part
     return _device("", found)
 
@@ -75,12 +82,13 @@ def parse_device(text: str) -> Relay:
 def read_devices(file: Path) -> tuple[Relay, ...]:
     """The `[[relay]]` tables of a TOML file, in order. Raises `TaskError` with the table and the key that is wrong."""
     try:
-        text = file.read_bytes()[: FILE_BYTES_MAX + 1].decode()
-        value = tomllib.loads(text)
-    except (OSError, ValueError) as error:
+        with file.open("rb") as stream:
+            content = stream.read(FILE_BYTES_MAX + 1)
+        if len(content) > FILE_BYTES_MAX:
+            raise TaskError(f"{file}: is longer than {FILE_BYTES_MAX} bytes")
+        value = tomllib.loads(content.decode())
+    except (OSError, ValueError, RecursionError) as error:
         raise TaskError(f"{file}: cannot be read as TOML: {error}") from error
-    if len(text) > FILE_BYTES_MAX:
-        raise TaskError(f"{file}: is longer than {FILE_BYTES_MAX} bytes")
     tables = value.pop("relay", None)
     if value or not isinstance(tables, list) or not 1 <= len(tables) <= RELAYS_MAX:
         raise TaskError(f"{file}: must hold 1 to {RELAYS_MAX} tables [[relay]] and nothing else")
@@ -92,11 +100,16 @@ def _table(where: str, table: Any) -> Relay:
         raise TaskError(f'{where}: must be a table of texts, such as speed = "2x"')
     for key in table:
         if key not in _KEYS:
-            raise TaskError(f"{where}: there is no key {key!r}; known are {', '.join(_KEYS)}")
+            raise TaskError(f"{where}: there is no key {_shown(key)}; known are {', '.join(_KEYS)}")
     try:
         return _device(parse_name(table["name"]) if "name" in table else "", table)
     except ValueError as error:
         raise TaskError(f"{where}: {error}") from error
+
+
+def _shown(text: str) -> str:
+    """What was written, for a message of one line."""
+    return repr(text if len(text) <= SHOWN_MAX else f"{text[:SHOWN_MAX]}...")
 
 
 def _device(name: str, texts: Mapping[str, str]) -> Relay:

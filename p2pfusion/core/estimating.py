@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from p2pfusion.core.chain_times import ChainTimes, OwnerTimes, pace
+from p2pfusion.core.chain_times import ChainTimes, OwnerTimes
 from p2pfusion.core.planning import Order, Relay, Stage
 from p2pfusion.errors import TaskError
 
@@ -40,13 +40,8 @@ def check_owner(order: Order, owner: Relay) -> None:
 
 def one_hop(order: Order) -> Stage:
     """All middle blocks on the relay that is fastest with them, whether it has room or not: Parallel SL, P = 3."""
-    start, stop = order.first, order.first + order.blocks
-
-    def pace_s(number: int) -> float:
-        alone = chain_of(order, (Stage(relay=number, start=start, stop=stop),), Relay(name="owner"))
-        return alone.full_s
-
-    return Stage(relay=min(range(len(order.relays)), key=pace_s), start=start, stop=stop)
+    paces = [_alone(order, number, Relay(name="owner")).full_s for number in range(len(order.relays))]
+    return _everything(order, paces.index(min(paces)))
 
 
 def side_by_side(order: Order) -> tuple[int, ...] | None:
@@ -55,8 +50,7 @@ def side_by_side(order: Order) -> tuple[int, ...] | None:
     Owners go one by one to the relay that is done with them first, which is the best there is for equal owners.
     """
     start, stop = order.first, order.first + order.blocks
-    times = [relay.times(order.profile, start, stop) for relay in order.relays]
-    paces = [pace(one.forward_s, one, order.mode) + pace(one.backward_s, one, order.mode) for one in times]
+    paces = [_alone(order, number, Relay(name="owner")).full_s for number in range(len(order.relays))]
     counts = [0] * len(order.relays)
     for _ in range(order.owners):
         room = [
@@ -73,10 +67,18 @@ def side_by_side(order: Order) -> tuple[int, ...] | None:
 
 def side_by_side_s(order: Order, counts: Sequence[int], owner: Relay, batches: int) -> float:
     """Seconds of a round that way: of the relay that is done last."""
-    start, stop = order.first, order.first + order.blocks
     alone = [(replace(order, owners=count, everybody=False), number) for number, count in enumerate(counts) if count]
-    stages = [(one, Stage(relay=number, start=start, stop=stop)) for one, number in alone]
-    return max(chain_of(one, (stage,), owner).all_s(batches) for one, stage in stages)
+    return max(_alone(one, number, owner).all_s(batches) for one, number in alone)
+
+
+def _everything(order: Order, relay: int) -> Stage:
+    """All middle blocks on that relay."""
+    return Stage(relay=relay, start=order.first, stop=order.first + order.blocks)
+
+
+def _alone(order: Order, relay: int, owner: Relay) -> ChainTimes:
+    """The chain of that relay with everything between."""
+    return chain_of(order, (_everything(order, relay),), owner)
 
 
 def _owner(order: Order, owner: Relay, in_s: float, out_s: float) -> OwnerTimes:

@@ -21,7 +21,7 @@ from p2pfusion.core.blueprint import Blueprint
 from p2pfusion.core.data import Batch
 from p2pfusion.core.footprint import kept_by
 from p2pfusion.core.profiles import BlockCost, Profile
-from p2pfusion.core.stages import alone
+from p2pfusion.core.stages import StageNetwork, one_by_one
 from p2pfusion.core.submodel import Vector
 from p2pfusion.core.training import Recipe
 from p2pfusion.errors import LocalError, TrainingError
@@ -58,16 +58,9 @@ class _Trial:
         if output.requires_grad:
             torch.autograd.backward(output, torch.full_like(output, 1.0 if self.y is not None else GRADIENT))
         back = self.clock()
-        self.step()
+        if self.optimizer is not None:
+            self.recipe.step(self.optimizer, self.module.parameters())
         return ahead - began, back - ahead, self.clock() - back
-
-    def step(self) -> None:
-        if self.optimizer is None:
-            return
-        if self.recipe.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.module.parameters(), self.recipe.clip_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
 
 
 def measure(
@@ -87,32 +80,32 @@ def measure(
     """
     x, y = batch
     costs: list[BlockCost] = []
+    each_s = seconds / len(blueprint.blocks)
     with recipe.place.seeded(0):
-        for name in blueprint.blocks:
+        for module in one_by_one(blueprint, values):
+            (name,) = module.blocks
+            given = (x, y if name == blueprint.blocks[-1] else None)
             try:
-                is_last = name == blueprint.blocks[-1]
-                cost, x = _measured(
-                    blueprint, name, values, (x, y if is_last else None), recipe, seconds / len(blueprint.blocks), clock
-                )
+                cost, x = _measured(blueprint, module, given, recipe, each_s, clock)
             except LocalError:
                 raise
             except Exception as error:
                 raise TrainingError(f"{name}: {type(error).__name__}: {error}") from error
             costs.append(cost)
+            del module  # before the next one is made
     return Profile(batch=len(y), origin=origin, blocks=tuple(costs))
 
 
 def _measured(
     blueprint: Blueprint,
-    name: str,
-    values: Vector,
+    module: StageNetwork,
     batch: tuple[torch.Tensor, torch.Tensor | None],
     recipe: Recipe,
     seconds: float,
     clock: Callable[[], float],
 ) -> tuple[BlockCost, torch.Tensor]:
     """What the block takes, and its output for the next one."""
-    module = alone(blueprint, name, values)
+    (name,) = module.blocks
     own = {item.name: item for item in blueprint.parameters if item.block == name}
     # What another block lends it (tied embeddings) is that block's to train and to count.
     mine = [tensor for given, tensor in zip(module.names, module.parameters(), strict=True) if given in own]

@@ -4,7 +4,8 @@ Owners choose the first and the last cut. The blocks between go to relays in con
 so that `max forward + max backward` is least, the seconds a batch takes in a full chain, while every relay can hold its
 stage for all owners. Instead of an integer program this walks the few pairs (largest forward, largest backward) that no
 other pair beats; each comes from a dynamic program over (relays used, blocks placed) that minimises one maximum under a
-bound on the other. Relays that are alike count as one kind, so 36 equal ones are 37 states and not 2^36.
+bound on the other. Relays that are alike count as one kind, so 36 equal ones are 37 states and not 2^36; and no state
+uses more relays than there are blocks.
 
 Knows profiles and numbers; no peers, no network, no torch. Source: PAPERS.md 3.4 (objective and constraints); ours:
 the method, links, leaving relays out.
@@ -13,7 +14,7 @@ the method, links, leaving relays out.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,9 +27,14 @@ from p2pfusion.errors import TaskError
 
 Matrix = npt.NDArray[Any]
 """[start, stop] over the places between middle blocks."""
+State = tuple[int, ...]
+"""How many relays of each kind are used."""
+TURNS_MAX = 50_000
+"""States times kinds of one search, for each may be a turn of Python. Twelve relays that all differ are just within it;
+36 that are alike, or twenty for three blocks, far within."""
 WORK_MAX = 100_000_000
-"""Matrix entries one search may look at; a plan takes some dozens of searches. Ten relays that all differ and a hundred
-blocks are just beyond it and would take a quarter of a minute; 36 equal ones take no time."""
+"""Turns times pairs of places: matrix entries of one search. Near both bounds (twelve relays, forty blocks) a search
+takes a third of a second and a plan some dozens of them; beyond one of them it could be minutes."""
 RELAYS_MAX = 64
 """In one plan; a longer chain waits for its own links."""
 OWNERS_MAX = 1024
@@ -128,11 +134,6 @@ class Plan:
         """`T_full`."""
         return self.lead_forward_s + self.lead_backward_s
 
-    @property
-    def cuts(self) -> tuple[int, ...]:
-        """First block of every stage but the first: where relays hand over to each other."""
-        return tuple(stage.start for stage in self.stages[1:])
-
 
 def plan(order: Order) -> Plan:
     """The fastest split; among equally fast ones one whose fullest relay holds least.
@@ -168,11 +169,11 @@ def plan(order: Order) -> Plan:
 
 def owners_max(order: Order) -> int:
     """How many owners the relays could hold at most, up to the order's number; 0 if not even one."""
-    low, high = 0, order.owners
+    low, high, middle = 0, order.owners, order.owners
     while low < high:
-        middle = (low + high + 1) // 2
         kinds = _Kinds.of(replace(order, owners=middle))
         low, high = (middle, high) if kinds.search(kinds.memory, kinds.fits()) else (low, middle - 1)
+        middle = (low + high + 1) // 2
     return low
 
 
@@ -220,8 +221,8 @@ class _Kinds:
         groups: dict[Relay, list[int]] = {}
         for number, relay in enumerate(order.relays):
             groups.setdefault(replace(relay, name=""), []).append(number)
-        states = math.prod(len(members) + 1 for members in groups.values())
-        if states * len(groups) * (order.blocks + 1) ** 2 > WORK_MAX:
+        turns = _states_of([len(members) for members in groups.values()], order.blocks) * len(groups)
+        if turns > TURNS_MAX or turns * (order.blocks + 1) ** 2 > WORK_MAX:
             raise TaskError(
                 f"plan: {len(groups)} different kinds of relays and {order.blocks} blocks are too many combinations to "
                 f"search them all; round the relays' figures so that some are alike, or take fewer"
@@ -250,44 +251,57 @@ class _Kinds:
         self, costs: Sequence[Matrix], allowed: Sequence[Matrix]
     ) -> tuple[float, list[tuple[int, int, int]]] | None:
         """The chain whose largest cost is least, as (that cost, [(kind, start, stop), ...]); None if there is none."""
-        blocks, sizes = self.order.blocks, [len(members) + 1 for members in self.members]
-        steps = [math.prod(sizes[:kind]) for kind in range(len(sizes))]
-        states = math.prod(sizes)
+        blocks, states = self.order.blocks, self._states()
         usable = [np.where(may, cost, np.inf) for cost, may in zip(costs, allowed, strict=True)]
-        best = np.full((states, blocks + 1), np.inf)
-        best[0, 0] = -np.inf
-        for state in range(1, states):
-            for kind, (size, step) in enumerate(zip(sizes, steps, strict=True)):
-                if state // step % size:
-                    reached = np.maximum(best[state - step][:, None], usable[kind]).min(axis=0)
-                    np.minimum(best[state], reached, out=best[state])
-        used = [sum(state // step % size for size, step in zip(sizes, steps, strict=True)) for state in range(states)]
-        ends = (
-            [states - 1] if self.order.everybody else sorted(range(1, states), key=lambda state: (used[state], state))
-        )
-        state = min(ends, key=lambda one: best[one, blocks])
-        largest, stop = float(best[state, blocks]), blocks
+        best = {(0,) * len(self.members): np.where(np.arange(blocks + 1) == 0, -np.inf, np.inf)}
+        for state in states[1:]:
+            paths = [(best[before][:, None], usable[kind]) for kind, before in _before(state)]
+            best[state] = np.min([np.maximum(*path).min(axis=0) for path in paths], axis=0)
+        ends = states[-1:] if self.order.everybody else states[1:]
+        # Where several are as good, few relays, and those that came first.
+        state = min(ends, key=lambda one: (best[one][blocks], sum(one), one[::-1]))
+        largest, stop = float(best[state][blocks]), blocks
         if not largest < np.inf:
             return None
         chain = []
         while stop:
-            kind, start = next(
-                (kind, int(start))
-                for kind, (size, step) in enumerate(zip(sizes, steps, strict=True))
-                if state // step % size
-                for start in np.flatnonzero(np.maximum(best[state - step], usable[kind][:, stop]) == best[state, stop])[
-                    :1
-                ]
+            kind, before, start = next(
+                (kind, before, int(start))
+                for kind, before in _before(state)
+                for start in np.flatnonzero(np.maximum(best[before], usable[kind][:, stop]) == best[state][stop])[:1]
             )
             chain.append((kind, start, stop))
-            state, stop = state - steps[kind], start
+            state, stop = before, start
         return largest, chain[::-1]
+
+    def _states(self) -> list[State]:
+        """All that could be, each behind those it may follow: with no more relays than blocks, for none stays idle."""
+        found: list[State] = [()]
+        for members in self.members:
+            spare = [(state, min(len(members), self.order.blocks - sum(state))) for state in found]
+            found = [(*state, count) for state, most in spare for count in range(most + 1)]
+        return found
 
     def named(self, chain: Sequence[tuple[int, int, int]]) -> tuple[Stage, ...]:
         """The chain with a relay of each kind, those that came first first."""
         waiting = [iter(members) for members in self.members]
         first = self.order.first
         return tuple(Stage(relay=next(waiting[kind]), start=first + a, stop=first + b) for kind, a, b in chain)
+
+
+def _states_of(sizes: Sequence[int], blocks: int) -> int:
+    """How many states there are with so many relays of each kind, found without making them."""
+    by_used = [1] + [0] * blocks
+    for size in sizes:
+        by_used = [sum(by_used[max(0, used - size) : used + 1]) for used in range(blocks + 1)]
+    return sum(by_used)
+
+
+def _before(state: State) -> Iterator[tuple[int, State]]:
+    """The states with one relay less, each with the kind of that relay."""
+    for kind, count in enumerate(state):
+        if count:
+            yield kind, (*state[:kind], count - 1, *state[kind + 1 :])
 
 
 def _tables(order: Order) -> tuple[Matrix, Matrix, Matrix]:

@@ -112,10 +112,6 @@ class Profile:
         """What leaves block `stop - 1`; 0 in front of the first, for a batch of inputs never leaves its owner."""
         return self._outputs[stop]
 
-    def parameter_bytes(self, start: int, stop: int) -> int:
-        """Of the parameters of those blocks: what is averaged at the end of a round."""
-        return int(self._sum(start, stop, "parameter_bytes"))
-
     def memory_bytes(self, start: int, stop: int, copies: int, mode: ProfileMode = "full") -> int:
         """What a device needs that holds blocks `start` to `stop - 1` for so many owners, a batch of each in flight.
 

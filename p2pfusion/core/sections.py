@@ -37,14 +37,14 @@ def sections(network: Replay, block_of: Mapping[str, str], order: Sequence[str])
     made = [Section() for _ in order]
     made[0].sizes = dict(network.sizes)
     for mode, program in network.programs.items():
-        cuts = _cuts(program, block_of, order)
-        bounds = [(0, 0), *cuts, (len(program[0]), -1)]
+        steps, counts = _parted(program[0])
+        cuts = _cuts((steps, *program[1:]), block_of, order)
+        bounds = [(0, 0), *cuts, (len(steps), -1)]
         for section, (start, entry), (stop, leaving) in zip(made, bounds, bounds[1:], strict=False):
             result = program[3] if leaving == -1 else Ref(leaving)
             section.entry[mode] = entry
-            steps = program[0][start:stop]
-            counts = [replace(step, args=(Ref(entry), 0), frees=()) for step in _batch_sizes(program) if start]
-            _fill(section, network, block_of, mode, (counts + steps, program[1], program[2], result))
+            asked = [replace(step, args=(Ref(entry), 0), frees=()) for step in counts]
+            _fill(section, network, block_of, mode, (asked + steps[start:stop], program[1], program[2], result))
     return list(zip(order, made, strict=True))
 
 
@@ -75,11 +75,14 @@ def _fill(section: Section, network: Replay, order: Iterable[str], mode: bool, p
 
 
 def _cuts(program: Program, block_of: Mapping[str, str], order: Sequence[str]) -> list[tuple[int, int]]:
-    """Between each two blocks the number of the step behind the cut, and the slot of the value that passes."""
+    """Between each two blocks the number of the step behind the cut, and the slot of the value that passes.
+
+    Of a program without its questions for the batch's size.
+    """
     steps, parameters, constants, result = program
     number = {name: place for place, name in enumerate(order)}
     blocks = [sorted({number[block_of[name]] for name in _names(step, parameters, block_of)}) for step in steps]
-    fixed = parameters.keys() | constants.keys() | {step.out.slot for step in _batch_sizes(program)}
+    fixed = parameters.keys() | constants.keys()
     found = []
     for place in range(1, len(order)):
         before = [step for step, used in enumerate(blocks) if used and used[0] < place]
@@ -104,9 +107,21 @@ def _cuts(program: Program, block_of: Mapping[str, str], order: Sequence[str]) -
     return found
 
 
-def _batch_sizes(program: Program) -> list[Compiled]:
-    """Steps that ask how many samples the input has: every section can ask its own input."""
-    return [step for step in program[0] if step.function is torch.Tensor.size and step.args == (Ref(0), 0)]
+def _parted(steps: Sequence[Compiled]) -> tuple[list[Compiled], list[Compiled]]:
+    """Steps that compute, and those that ask how many samples the input has: every section can ask its own input.
+
+    `x.shape` asks for every dimension; what nobody reads of it is in neither.
+    """
+    computing: list[Compiled] = []
+    counts: list[Compiled] = []
+    for step in steps:
+        if step.function is not torch.Tensor.size or step.args[0] != Ref(0):
+            computing.append(step)
+        elif step.args[1] == 0:
+            counts.append(step)
+        elif step.out.slot not in step.frees:
+            computing.append(step)
+    return computing, counts
 
 
 def _names(step: Compiled, parameters: Mapping[int, str], block_of: Mapping[str, str]) -> list[str]:

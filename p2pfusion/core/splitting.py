@@ -57,12 +57,8 @@ class _Held:
 
     def update(self) -> None:
         """One optimiser step on the gradients there are, which are then forgotten."""
-        if self._optimizer is None:
-            return
-        if self.recipe.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self._parameters, self.recipe.clip_norm)
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
+        if self._optimizer is not None:
+            self.recipe.step(self._optimizer, self._parameters)
 
 
 class Copy:

@@ -22,7 +22,7 @@ from p2pfusion.core.blueprint import Blueprint, ModuleSpec
 from p2pfusion.core.replay import Replay
 from p2pfusion.core.sections import Section, sections
 from p2pfusion.core.sequential import is_sequential
-from p2pfusion.core.submodel import SubModel, Vector, extract, layout
+from p2pfusion.core.submodel import SubModel, Vector, layout
 from p2pfusion.core.training import loaded
 from p2pfusion.errors import TaskError
 
@@ -81,14 +81,17 @@ def cut(blueprint: Blueprint, runs: Sequence[Sequence[str]], values: Vector) -> 
     return stages
 
 
-def alone(blueprint: Blueprint, block: str, values: Vector) -> StageNetwork:
-    """One block by itself, to measure it; `values` are the whole model's. A tied parameter is a copy here.
+def one_by_one(blueprint: Blueprint, values: Vector) -> Iterator[StageNetwork]:
+    """Every block by itself, in order, to measure it; `values` are the whole model's. A tied parameter is a copy here.
 
-    Raises `TaskError` as `cut`.
+    Each is forgotten before the next is made: whoever lets go of it too has one in memory. Raises `TaskError` as `cut`.
     """
     places = layout(blueprint, blueprint.whole())
     own = {name: (values[span], shape) for name, (span, shape) in places.items()}
-    return _filled(_pieces(blueprint), [[block]], own)[0]
+    pieces = _pieces(blueprint)
+    for block in blueprint.blocks:
+        yield _filled(pieces, [[block]], own)[0]
+        pieces = [piece for piece in pieces if piece.block != block]
 
 
 def check_chain(blueprint: Blueprint, values: Vector, x: torch.Tensor) -> None:
@@ -98,8 +101,9 @@ def check_chain(blueprint: Blueprint, values: Vector, x: torch.Tensor) -> None:
     """
     out, given = x, x
     with torch.no_grad():
-        for block in blueprint.blocks:
-            out = alone(blueprint, block, values).eval()(out)
+        for module in one_by_one(blueprint, values):
+            out = module.eval()(out)
+            del module  # before the next one is made
         expected = loaded(blueprint, blueprint.whole(), values).eval()(given)
     if out.shape != expected.shape or not torch.allclose(out, expected, rtol=1e-4, atol=1e-5):
         raise TaskError(
@@ -118,11 +122,6 @@ def held(blueprint: Blueprint, runs: Sequence[Sequence[str]]) -> SubModel:
     sub_model = SubModel(tuple(name for run in runs for name in run))
     sub_model.validate(blueprint)
     return sub_model
-
-
-def stage_values(blueprint: Blueprint, vector: Vector, runs: Sequence[Sequence[str]]) -> Vector:
-    """The values of such a device's stages out of the whole model's."""
-    return extract(blueprint, vector, held(blueprint, runs))
 
 
 def _pieces(blueprint: Blueprint) -> list[_Piece]:

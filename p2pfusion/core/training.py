@@ -109,6 +109,13 @@ class Recipe:
     objective: Objective = field(default_factory=Plain)
     place: Place = CPU
 
+    def step(self, optimizer: Optimizer, parameters: Iterable[nn.Parameter]) -> None:
+        """One step on the gradients there are, clipped as they should be, and then forgotten."""
+        if self.clip_norm is not None:
+            nn.utils.clip_grad_norm_(parameters, self.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
@@ -276,14 +283,11 @@ def _step(
 ) -> float:
     """One optimizer step; returns the loss before it."""
     try:
-        optimizer.zero_grad(set_to_none=True)
         moved = recipe.place.batch(*batch)
         with recipe.place.casting():
             value = step_loss(module, *moved)
         value.backward()  # type: ignore[no-untyped-call]
-        if recipe.clip_norm is not None:
-            nn.utils.clip_grad_norm_(module.parameters(), recipe.clip_norm)
-        optimizer.step()
+        recipe.step(optimizer, module.parameters())
         number = float(value.detach())
     except LocalError:
         raise

@@ -46,6 +46,10 @@ class Odd(nn.Module):
 """
 
 
+NINES = "9" * 400
+"""More than a float can hold."""
+
+
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: object, **options: object) -> None:
@@ -190,6 +194,8 @@ def test_quiet_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
         (["--profile", PROFILE, "--relay", "1x,2x"], 2, "says its speed twice"),
         (["--profile", PROFILE, "--relay", "0x"], 2, "write 2x for twice as fast"),
         (["--profile", PROFILE, "--relay", "10001x"], 2, "write 2x for twice as fast"),
+        (["--profile", PROFILE, "--relay", f"1x,{NINES}GB"], 2, "is not an amount of memory"),
+        (["--profile", PROFILE, "--relay", f"{NINES}Gbit/s"], 2, "is not the speed of a link"),
         (["--profile", PROFILE, "--relay", "1x", "--owner", "lots"], 2, "--owner: 'lots' is no part"),
         (["--profile", PROFILE, "--relay", "1x", "--owners", "0"], 2, "--owners"),
         (["--profile", "missing.json", "--relay", "1x"], 3, "missing.json: cannot be read"),
@@ -225,6 +231,19 @@ def test_a_device_in_any_order() -> None:
     assert parse_device("10MB/s") == Relay(name="", bytes_per_s=1e7)
 
 
+@pytest.mark.parametrize(
+    ("most", "beyond"),
+    [("1024TiB", "1025TiB"), ("1000GB/s", "1001GB/s"), ("8bit/s", "7bit/s"), ("10000x", "10001x")],
+)
+def test_numbers_of_a_device_end_somewhere(most: str, beyond: str) -> None:
+    parse_device(most)
+    unit = most.lstrip("0123456789")
+    for text in (beyond, NINES + unit, f"0{unit}"):
+        with pytest.raises(ValueError, match="is not") as caught:
+            parse_device(text)
+        assert len(str(caught.value)) < 200
+
+
 def test_devices_of_a_file(tmp_path: Path) -> None:
     assert [relay.name for relay in read_devices(DOCS / "relays.toml")] == ["desktop", "laptop", "old-laptop"]
     file = tmp_path / "relays.toml"
@@ -239,12 +258,25 @@ def test_devices_of_a_file(tmp_path: Path) -> None:
         ('[[relay]]\nlink = "4GB"\n', "is not the speed of a link"),
         ('[[relay]]\nname = " "\n', "is not a name"),
         ("#" * (FILE_BYTES_MAX + 1), "is longer than"),
+        ("[" * (FILE_BYTES_MAX + 1), "is longer than"),
+        ("relay = " + "[" * 60_000, "cannot be read as TOML"),
+        (f'[[relay]]\nlink = "{NINES}Gbit/s"\n', "is not the speed of a link"),
+        (f"[[relay]]\n{NINES} = '1x'\n", "there is no key '999"),
     ]:
         file.write_text(text)
         with pytest.raises(TaskError) as caught:
             read_devices(file)
+        assert len(str(caught.value).splitlines()) == 1
+        assert len(str(caught.value)) < len(str(file)) + 200
         assert words in str(caught.value)
     assert len(read_devices_of(file, "[[relay]]\n" * RELAYS_MAX)) == RELAYS_MAX
+
+
+def test_devices_of_as_long_a_file_as_may_be(tmp_path: Path) -> None:
+    text = "[[relay]]\n".ljust(FILE_BYTES_MAX, "#")
+    assert len(read_devices_of(tmp_path / "relays.toml", text)) == 1
+    with pytest.raises(TaskError, match="is longer than"):
+        read_devices_of(tmp_path / "relays.toml", text + "#")
 
 
 def read_devices_of(file: Path, text: str) -> tuple[Relay, ...]:

@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from p2pfusion.core import planning
 from p2pfusion.core.chain_times import pace
-from p2pfusion.core.planning import OWNERS_MAX, RELAYS_MAX, Order, Plan, Relay, Stage, owners_max, plan
+from p2pfusion.core.planning import (
+    OWNERS_MAX,
+    RELAYS_MAX,
+    Matrix,
+    Order,
+    Plan,
+    Relay,
+    Stage,
+    _Kinds,
+    owners_max,
+    plan,
+)  # fmt: skip
 from p2pfusion.core.profiles import BlockCost, Profile
 from p2pfusion.errors import TaskError
 
@@ -111,6 +124,11 @@ def test_as_many_owners_as_it_says_and_not_one_more(order: Order) -> None:
         assert (owners <= most) == any(judged(some, stages) < math.inf for stages in splits(some))
 
 
+def cuts(found: Plan) -> list[int]:
+    """Where relays hand over to each other."""
+    return [stage.start for stage in found.stages[1:]]
+
+
 def even(blocks: int, **changes: int) -> Profile:
     return profile_of([(1, 2, changes.get("size", 1), changes.get("output", 1))] * (blocks + 2))
 
@@ -134,14 +152,15 @@ def test_a_relay_that_would_slow_the_chain_down_is_left_out_unless_everybody_has
 def test_among_equally_fast_splits_the_fullest_relay_holds_least() -> None:
     rows = [(1, 1, 1, 0), (5, 5, 1, 0), (0, 0, 9, 0), (0, 0, 9, 0), (5, 5, 1, 0), (1, 1, 1, 0)]
     found = plan(Order(profile=profile_of(rows), relays=(Relay(name="a"), Relay(name="b")), owners=1))
-    assert found.cuts == (3,)
+    assert cuts(found) == [3]
 
 
 def test_a_slow_link_moves_the_cut_to_where_little_passes() -> None:
     rows = [(1, 1, 0, 1), (2, 2, 0, 100), (2, 2, 0, 100), (2, 2, 0, 1), (2, 2, 0, 1), (1, 1, 0, 1)]
     relays = (Relay(name="a", bytes_per_s=10), Relay(name="b", bytes_per_s=10))
-    assert plan(Order(profile=profile_of(rows), relays=relays, owners=1)).cuts == (4,)
-    assert plan(Order(profile=profile_of(rows), relays=relays, owners=1, mode="paper")).cuts == (3,)
+    order = Order(profile=profile_of(rows), relays=relays, owners=1)
+    assert cuts(plan(order)) == [4]
+    assert cuts(plan(replace(order, mode="paper"))) == [3]
 
 
 def test_what_is_short_is_said_with_how_much_and_a_way_out() -> None:
@@ -177,7 +196,54 @@ def test_what_cannot_be_planned_is_refused(changes: dict[str, object], words: st
         replace(order, **changes)  # type: ignore[arg-type]
 
 
+def unlike(count: int, blocks: int) -> Order:
+    relays = tuple(Relay(name=f"r{n}", speed=1 + n / 100) for n in range(count))
+    return Order(profile=even(blocks), relays=relays, owners=1)
+
+
 def test_too_many_combinations_are_refused_and_not_tried() -> None:
-    relays = tuple(Relay(name=f"r{n}", speed=1 + n / 100) for n in range(20))
-    with pytest.raises(TaskError, match="too many combinations"):
-        plan(Order(profile=even(40), relays=relays, owners=1))
+    for order in (unlike(20, 40), unlike(16, 5)):
+        with pytest.raises(TaskError, match="too many combinations"):
+            plan(order)
+        with pytest.raises(TaskError, match="too many combinations"):
+            owners_max(order)
+
+
+@pytest.mark.parametrize(("relays", "blocks", "states"), [(12, 3, 299), (5, 9, 32), (3, 1, 4)])
+def test_combinations_are_searched_up_to_the_bound_and_not_beyond(
+    relays: int, blocks: int, states: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 12 relays for 3 blocks there are 1 + 12 + 66 + 220 choices."""
+    order, turns = unlike(relays, blocks), states * relays
+    for name, most in (("TURNS_MAX", turns), ("WORK_MAX", turns * (blocks + 1) ** 2)):
+        monkeypatch.setattr(planning, name, most)
+        assert len(plan(order).stages) == min(relays, blocks)
+        monkeypatch.setattr(planning, name, most - 1)
+        with pytest.raises(TaskError, match=f"{relays} different kinds of relays and {blocks} blocks are too many"):
+            plan(order)
+        monkeypatch.undo()
+
+
+def test_more_relays_than_blocks_cost_no_states() -> None:
+    """Twenty for one block: the best of them, from 21 states and not 2^20."""
+    found = plan(unlike(20, 1))
+    assert found.stages == (Stage(relay=19, start=1, stop=2),)
+    assert len(plan(unlike(18, 2)).stages) == 2
+
+
+def test_among_equally_good_relays_the_first_is_taken() -> None:
+    relays = (Relay(name="a"), Relay(name="b", memory_bytes=99))
+    assert plan(Order(profile=even(1), relays=relays, owners=1)).stages == (Stage(relay=0, start=1, stop=2),)
+
+
+def test_whether_all_owners_find_room_takes_one_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    search = _Kinds.search
+
+    def counted(kinds: _Kinds, *given: Sequence[Matrix]) -> object:
+        asked.append(kinds.order.owners)
+        return search(kinds, *given)
+
+    monkeypatch.setattr(_Kinds, "search", counted)
+    assert owners_max(replace(unlike(2, 4), owners=OWNERS_MAX)) == OWNERS_MAX
+    assert asked == [OWNERS_MAX]

@@ -33,7 +33,6 @@ def test_what_a_stage_takes() -> None:
     assert PROFILE.forward_s(0, 2) == 2.0
     assert PROFILE.backward_s(1, 3) == 5.0
     assert [PROFILE.output_bytes(stop) for stop in range(4)] == [0, 70, 20, 10]
-    assert PROFILE.parameter_bytes(0, 3) == 300
 
 
 def test_memory_in_the_papers_way_and_in_ours() -> None:

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from p2pfusion.core.blueprint import Blueprint
 from p2pfusion.core.genesis import genesis
-from p2pfusion.core.stages import cut, held, stage_values
+from p2pfusion.core.stages import cut, held
+from p2pfusion.core.submodel import extract
 from p2pfusion.core.training import flattened, loaded
 from p2pfusion.errors import TaskError
 
@@ -59,7 +60,7 @@ def test_the_sections_of_a_traced_network_are_the_network(mode: str, training: b
     vector, x = genesis(blueprint, 1), torch.rand(5, 4)
     out, parts = x, []
     for block in blueprint.blocks:
-        (stage,) = cut(blueprint, [[block]], stage_values(blueprint, vector, [[block]]))
+        (stage,) = cut(blueprint, [[block]], extract(blueprint, vector, held(blueprint, [[block]])))
         parts.append(flattened(stage))
         out = stage.train(training)(out)
     assert torch.equal(out, loaded(blueprint, blueprint.whole(), vector).train(training)(x))
@@ -70,7 +71,7 @@ def test_a_cut_moves_to_where_one_value_passes() -> None:
     """Behind the ReLU in front of a block's first parameter two values are alive: its input and what ReLU gives."""
     blueprint = described()
     vector = genesis(blueprint, 1)
-    (first,) = cut(blueprint, [["stem"]], stage_values(blueprint, vector, [["stem"]]))
+    (first,) = cut(blueprint, [["stem"]], extract(blueprint, vector, held(blueprint, [["stem"]])))
     x = torch.rand(5, 4)
     weight, bias = first.parameters()
     assert torch.equal(first(x), F.linear(x, weight, bias)), "the ReLU is behind the cut"
@@ -95,6 +96,31 @@ def test_blocks_that_are_used_by_turns_are_refused() -> None:
     assert "stem and blocks.0 cannot be parted, because the network does not use first all of one" in refused("turns")
 
 
+class Late(nn.Module):
+    """Asks for the batch's size when the input is long gone."""
+
+    def __init__(self, asks: str) -> None:
+        super().__init__()
+        self.asks = asks
+        self.a, self.b, self.c = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = torch.relu(self.b(torch.relu(self.a(x))))
+        return self.c(h.view(x.size(0) if self.asks == "size" else x.shape[0], -1))
+
+
+@pytest.mark.parametrize("asks", ["size", "shape"])
+@pytest.mark.parametrize("training", [True, False])
+def test_a_late_question_for_the_size_of_the_batch_passes_no_cut(asks: str, training: bool) -> None:
+    blueprint = Blueprint.from_module(Late(asks), torch.rand(2, 4))
+    vector, x = genesis(blueprint, 1), torch.rand(5, 4)
+    out = x
+    for block in blueprint.blocks:
+        (stage,) = cut(blueprint, [[block]], extract(blueprint, vector, held(blueprint, [[block]])))
+        out = stage.train(training)(out)
+    assert torch.equal(out, loaded(blueprint, blueprint.whole(), vector).train(training)(x))
+
+
 def test_what_passes_a_cut_is_a_batch() -> None:
     class Turned(nn.Module):
         def __init__(self) -> None:
@@ -106,6 +132,6 @@ def test_what_passes_a_cut_is_a_batch() -> None:
 
     blueprint = Blueprint.from_module(Turned(), torch.rand(2, 4, 3))
     run = [["a"]]
-    (stage,) = cut(blueprint, run, stage_values(blueprint, genesis(blueprint, 0), run))
+    (stage,) = cut(blueprint, run, extract(blueprint, genesis(blueprint, 0), held(blueprint, run)))
     with pytest.raises(ValueError, match="is not one batch"):
         stage(torch.rand(2, 4, 3))

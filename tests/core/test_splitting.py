@@ -17,8 +17,8 @@ from p2pfusion.core.data import Batch
 from p2pfusion.core.genesis import genesis
 from p2pfusion.core.objectives import cross_entropy
 from p2pfusion.core.splitting import Copy, Ends
-from p2pfusion.core.stages import held, stage_values
-from p2pfusion.core.submodel import Vector, scatter
+from p2pfusion.core.stages import held
+from p2pfusion.core.submodel import Vector, extract, scatter
 from p2pfusion.core.training import Recipe, Sgd, train
 from p2pfusion.errors import TrainingError
 from p2pfusion.zoo.blueprints import mlp, residual_cnn
@@ -60,9 +60,11 @@ class Split:
         self.blueprint, self.recipe = blueprint, recipe
         self.ends = [[first], [last]]
         self.runs = [[middle[a:b]] for a, b in itertools.pairwise(ends)]
-        own = stage_values(blueprint, vector, self.ends)
+        own = extract(blueprint, vector, held(blueprint, self.ends))
         self.owner = Ends(blueprint, *self.ends, own, recipe)
-        self.relays = [Copy(blueprint, *run, stage_values(blueprint, vector, run), recipe) for run in self.runs]
+        self.relays = [
+            Copy(blueprint, *run, extract(blueprint, vector, held(blueprint, run)), recipe) for run in self.runs
+        ]
 
     def train(self, given: Iterator[Batch], steps: int = BATCHES) -> list[float]:
         losses = []
@@ -218,7 +220,7 @@ def test_gradients_are_clipped_by_a_devices_own_norm() -> None:
     split = Split(blueprint, start, 1, recipe)
     split.train(iter([(torch.rand(2, 4) * 10, torch.tensor([0, 1]))]), 1)
     for runs, values in ((split.ends, split.owner.values), (split.runs[0], split.relays[0].values)):
-        moved = values - stage_values(blueprint, start, runs)
+        moved = values - extract(blueprint, start, held(blueprint, runs))
         assert np.linalg.norm(moved) == pytest.approx(0.01, rel=1e-3)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +13,8 @@ from torch import nn
 from p2pfusion.core.blueprint import Blueprint, Dim, Init, ModuleSpec, Parameter
 from p2pfusion.core.ensemble import ensemble
 from p2pfusion.core.genesis import genesis
-from p2pfusion.core.stages import alone, check_chain, cut, held, stage_values
+from p2pfusion.core.stages import check_chain, cut, held, one_by_one
+from p2pfusion.core.submodel import extract
 from p2pfusion.core.training import flattened, loaded
 from p2pfusion.errors import TaskError
 from p2pfusion.zoo.blueprints import mlp, residual_cnn
@@ -38,7 +42,7 @@ def test_a_network_in_single_blocks_is_the_network(name: str) -> None:
     expected = loaded(blueprint, blueprint.whole(), vector).train()(x)
     parts, out = [], x
     for block in blueprint.blocks:
-        values = stage_values(blueprint, vector, [[block]])
+        values = extract(blueprint, vector, held(blueprint, [[block]]))
         (stage,) = cut(blueprint, [[block]], values)
         assert np.array_equal(flattened(stage), values)
         parts.append(flattened(stage))
@@ -51,7 +55,7 @@ def test_a_stage_is_a_run_of_blocks_and_names_its_parameters() -> None:
     blueprint, x = NETWORKS["cnn"]
     vector = genesis(blueprint, 0)
     runs = [["stem", "stage0_0"], ["stage1_0", "head"]]
-    first, last = cut(blueprint, runs, stage_values(blueprint, vector, runs))
+    first, last = cut(blueprint, runs, extract(blueprint, vector, held(blueprint, runs)))
     assert first.blocks == ("stem", "stage0_0")
     assert first.names[:2] == ("stem.conv.weight", "stage0_0.norm1.weight")
     assert torch.equal(last(first(x)), loaded(blueprint, blueprint.whole(), vector)(x))
@@ -70,14 +74,15 @@ def test_tied_embeddings_stay_with_the_owner_or_are_refused() -> None:
     blueprint = gpt(11, 6, 8, 2, 2, 16)
     vector, x = genesis(blueprint, 0), torch.randint(0, 11, (2, 6))
     ends, middle = [["embedding"], ["head"]], [["layer0", "layer1"]]
-    first, last = cut(blueprint, ends, stage_values(blueprint, vector, ends))
+    first, last = cut(blueprint, ends, extract(blueprint, vector, held(blueprint, ends)))
     assert first.pieces[0].get_parameter("tokens.weight") is last.pieces[0].get_parameter("linear.weight")
-    (relay,) = cut(blueprint, middle, stage_values(blueprint, vector, middle))
+    (relay,) = cut(blueprint, middle, extract(blueprint, vector, held(blueprint, middle)))
     assert torch.equal(last(relay(first(x))), loaded(blueprint, blueprint.whole(), vector).train()(x))
     for runs in ([["embedding", "layer0"]], [["layer1", "head"]]):
         with pytest.raises(TaskError, match=r"embedding and head share embedding.tokens.weight.*tied=False"):
-            cut(blueprint, runs, stage_values(blueprint, vector, runs))
-    assert alone(blueprint, "head", vector).names == ("head.norm.weight", "head.norm.bias", "embedding.tokens.weight")
+            cut(blueprint, runs, extract(blueprint, vector, held(blueprint, runs)))
+    *_, head = one_by_one(blueprint, vector)
+    assert head.names == ("head.norm.weight", "head.norm.bias", "embedding.tokens.weight")
 
 
 @pytest.mark.parametrize(
@@ -193,4 +198,22 @@ def test_a_chain_that_leaves_something_out_is_found() -> None:
 def test_a_network_that_answers_in_several_places_is_no_chain() -> None:
     blueprint = vit(8, 4, 1, 8, 2, 2, 16, 3, exits=2)
     with pytest.raises(TaskError, match="make it without exits"):
-        alone(blueprint, "layer0", genesis(blueprint, 0))
+        next(one_by_one(blueprint, genesis(blueprint, 0)))
+
+
+def test_blocks_one_by_one_build_the_network_once_and_are_forgotten() -> None:
+    inner = mlp(4, (5, 6), 3)
+    built: list[ModuleSpec] = []
+
+    def factory(spec: ModuleSpec) -> nn.Module:
+        built.append(spec)
+        return inner.factory(spec)
+
+    blueprint = replace(inner, factory=factory)
+    alive: list[weakref.ref[nn.Parameter]] = []
+    for stage in one_by_one(blueprint, genesis(blueprint, 0)):
+        assert [one() for one in alive] == [None] * len(alive)
+        alive += [weakref.ref(tensor) for tensor in stage.parameters()]
+        del stage
+    assert len(built) == 1
+    assert len(alive) == len(blueprint.parameters)
