@@ -1,6 +1,6 @@
 """Go on from weights that exist: a model that was exported, or one that somebody else has trained.
 
-    p2pfusion join digits --until rounds=30
+    p2pfusion join digits --algorithm full --until rounds=30
     p2pfusion export examples/model.safetensors
     p2pfusion join examples/fine_tune.py
 

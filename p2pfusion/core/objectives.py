@@ -86,6 +86,11 @@ def cross_entropy(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return F.cross_entropy(output, target)
 
 
+def is_of_logits(loss: Loss) -> bool:
+    """Whether it is known to be the softmax cross-entropy of logits: this module's or torch's."""
+    return loss in (cross_entropy, F.cross_entropy) or isinstance(loss, nn.CrossEntropyLoss)
+
+
 def correct(output: torch.Tensor, target: torch.Tensor) -> int:
     """How many labels the largest logit names. `output` (batch, classes, ...), `target` (batch, ...) of integers."""
     return int((output.argmax(1) == target).sum())

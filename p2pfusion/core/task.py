@@ -23,7 +23,7 @@ from p2pfusion.core.blueprint import Blueprint
 from p2pfusion.core.calibration import calibrated, excess, log_frequencies
 from p2pfusion.core.data import Batch, Data, Deal, as_data, part_of
 from p2pfusion.core.genesis import genesis
-from p2pfusion.core.objectives import Loss, correct, cross_entropy
+from p2pfusion.core.objectives import Loss, correct, cross_entropy, is_of_logits
 from p2pfusion.core.place import CPU, Place
 from p2pfusion.core.submodel import Vector
 from p2pfusion.core.training import Optimizer, OptimizerFactory, Recipe, Sgd, flattened, loaded
@@ -49,8 +49,8 @@ class Task:
     `lr_schedule`: round -> factor of the optimizer's learning rate, such as a warm-up or a decay (default 1 always).
     `clip_norm`: gradients are clipped to this L2 norm, None never; without it thin slices can diverge (`Recipe`).
     `calibrate`: train against the own frequencies of classes (`core.calibration`), so that a device whose data lack one
-    does not unlearn it for everybody. None: where validation labels tell how frequent each is, and the loss is the
-    default one; True: in any case, all classes then count as equally frequent; False: never.
+    does not unlearn it for everybody. None: where validation labels tell how frequent each is, and the loss is a
+    cross-entropy of logits; True: in any case, all classes then count as equally frequent; False: never.
     `partition`: how data that several nodes share are dealt (`join --data-part`, `simulate`): (parts, seed) -> the
     sample numbers of every part, as `zoo.partition` makes them (default an even, shuffled deal).
     `init`: "seed" draws the start from the run's seed, "given" keeps the model's own weights, which all peers must
@@ -194,7 +194,7 @@ def _first(data: Data, name: str) -> Batch:
 def _adjusted(prepared: Prepared, output: torch.Tensor) -> Prepared:
     """With the shift from the own labels to those of the validation data, where both are at hand."""
     own, everywhere = prepared.train.labels, prepared.validation.labels if prepared.validation else None
-    if own is None or everywhere is None or prepared.loss is not cross_entropy or output.dim() != 2:
+    if own is None or everywhere is None or not is_of_logits(prepared.loss) or output.dim() != 2:
         return prepared
     return replace(prepared, shift=excess(own, everywhere, output.shape[1]))
 

@@ -98,8 +98,13 @@ def test_nobody_is_adjusted_who_chose_a_loss_or_whose_labels_are_not_at_hand():
     task = skewed(None)
     assert prepare(task, 0).shift is not None
     assert prepare(replace(task, validation=None), 0).shift is None
-    assert prepare(replace(task, loss=F.cross_entropy), 0).shift is None
+    assert prepare(replace(task, loss=lambda output, y: F.cross_entropy(output, y)), 0).shift is None
     assert prepare(replace(task, train=[task.train]), 0).shift is None
+
+
+@pytest.mark.parametrize("loss", [F.cross_entropy, nn.CrossEntropyLoss(label_smoothing=0.1)])
+def test_torchs_own_cross_entropy_is_known(loss):
+    assert prepare(replace(skewed(None), loss=loss), 0).shift is not None
 
 
 def test_only_the_own_part_counts_beside_the_validation_data():
