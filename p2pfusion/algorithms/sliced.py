@@ -42,6 +42,11 @@ class Way:
     aside: tuple[str, ...] = ()
     weighing: Weighing | None = None
 
+    @property
+    def extra_vectors(self) -> int:
+        """Vectors as long as the sub-model that are kept: the objective's, and for weighing the slice received last."""
+        return self.objective.extra_vectors + (self.weighing is not None)
+
     def networks(self, blueprint: Blueprint) -> Mapping[str, SubModel]:
         """What may be taken home; empty: the whole model."""
         widths = self.widths or ({WHOLE: blueprint.whole()} if self.aside else {})

@@ -168,7 +168,7 @@ def slice_at(made: Sliced, rate: float, seed: int = 0) -> SubModel:
 def load_at(made: Sliced, rate: float, seed: int = 0) -> Load:
     """What training that takes; it is sliced if the slices of small rates have kept axes."""
     is_sliced = bool(slice_at(made, min(RATES), seed).kept)
-    sub_model, extra = slice_at(made, rate, seed), made.way.objective.extra_vectors
+    sub_model, extra = slice_at(made, rate, seed), made.way.extra_vectors
     return load_of(made.blueprint, sub_model, extra, is_sliced=is_sliced)
 
 
