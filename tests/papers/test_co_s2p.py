@@ -250,6 +250,8 @@ def test_after_two_rounds_the_slice_is_narrow_and_stays(how: str) -> None:
     if how == "importance":
         assert parts == [first, first]
         assert narrow.width(VIT, "layer1.ffn") == 8
+        static = shallow(schemes.static())(VIT, seat(0.5), random.Random(0))
+        assert narrow.size(VIT) == static.size(VIT), "what `check` tells before anything is learnt"
     else:
         assert {part.blocks for part in parts} == {("embedding", "exit1", "exit2")}, "masks leave the layers alone"
 
@@ -317,7 +319,7 @@ def test_switched_off_nothing_is_told() -> None:
     job = Job(blueprint=VIT, sub_model=held, start=np.zeros(0, np.float32), loss=cross_entropy, seed=0, round=50)
     expected = sum(F.cross_entropy(one, Y) for one in module.answers(X))  # type: ignore[operator]
     assert torch.equal(Transfer(gamma=0.0).begin(job)(module, X, Y), expected)
-    for wrong in ({"gamma": -1.0}, {"temperature": 0.0}, {"window": 0}):
+    for wrong in ({"gamma": -1.0}, {"window": 0}):
         with pytest.raises(UsageError):
             Transfer(**wrong)  # type: ignore[arg-type]
 
