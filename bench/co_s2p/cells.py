@@ -43,8 +43,7 @@ def bed_of(slow: float) -> Testbed:
 
 
 BASELINES = ("MSfusion", "FedRolex", "HeteroFL", "full, synchronous", "everybody small")
-ABLATIONS = ("synchronous", "without transfer", "random masks", "learned masks", "importance", "rolling freeze",
-             "counted evenly")  # fmt: skip
+ABLATIONS = ("synchronous", "without transfer", "random masks", "learned masks", "rolling freeze", "counted evenly")
 
 
 def _mix(data: str, alpha: float | None, rounds: int, steps: int) -> tuple[Cell, ...]:

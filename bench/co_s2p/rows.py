@@ -69,7 +69,6 @@ ROWS: Mapping[str, Row] = {
     "without transfer": Row(_tailored(gamma=0.0), SEMI),
     "random masks": Row(Preset(text="", way=_drawn), SEMI),
     "learned masks": Row(_tailored("masks"), SEMI),
-    "importance": Row(_tailored("importance"), SEMI),
     "rolling freeze": Row(_tailored(window=1), SEMI),
     "counted evenly": Row(_tailored(weighs=False), SEMI),
     "MSfusion": Row(_cut(schemes.double_shift)),

@@ -107,7 +107,7 @@ def _algorithms(cell: Cell, row: Row, bed: Testbed, what: Material, seed: int) -
     for number, part in enumerate(parts):
         task = Task(what.blueprint, (what.train[0][part], labels[part]), optimizer=optimizer, batch_size=what.batch,
                     steps_per_round=cell.steps, lr_schedule=factor)  # fmt: skip
-        one = made(row.preset, prepare(task, seed), Terms(outer_momentum=0.5), 100 * seed + number)
+        one = made(row.preset, prepare(task, seed), Terms(), 100 * seed + number)
         # The smaller network's round is shorter by its share of the parameters.
         one.step_cost_s = bed.whole_round_s / cell.steps * one.blueprint.size / what.blueprint.size
         algorithms.append(one)
@@ -169,9 +169,4 @@ def _bytes(algorithm: Sliced, blueprint: Blueprint, held: SubModel) -> float:
     prepared = algorithm.prepared
     start, batches = extract(blueprint, prepared.genesis, held), prepared.train.batches(random.Random(0))
     train(blueprint, held, start, batches, replace(prepared.recipe, steps=1, round=100, objective=kept))
-    return training_bytes(load_of(blueprint, held, _vectors(algorithm)), kept.batch_bytes)
-
-
-def _vectors(algorithm: Sliced) -> int:
-    """Vectors kept besides: the slice received last, by which drift is measured."""
-    return algorithm.way.objective.extra_vectors + (algorithm.way.weighing is not None)
+    return training_bytes(load_of(blueprint, held, algorithm.way.extra_vectors), kept.batch_bytes)

@@ -16,7 +16,7 @@ from p2pfusion.config import COMMON_RATE_DEFAULT, CadenceConfig
 from p2pfusion.core import schemes
 from p2pfusion.core.blueprint import Blueprint
 from p2pfusion.core.contrastive import Contrastive
-from p2pfusion.core.depth import at_exits
+from p2pfusion.core.depth import at_exits, shallow
 from p2pfusion.core.drift import Drift
 from p2pfusion.core.ensemble import ensemble, rotating
 from p2pfusion.core.genesis import genesis
@@ -109,7 +109,8 @@ def _co_s2p(blueprint: Blueprint, terms: Terms) -> Way:
     """Co-S2P (PAPERS.md 2). The paper has a server; ours is the same mechanism over the ledger."""
     _check_exits(blueprint)
     tailored = Tailored()
-    return Way(scheme=tailored, objective=tailored, widths=at_exits(blueprint), weighing=Drift())
+    later = shallow(schemes.static())  # as many units; which, the device's data say
+    return Way(scheme=tailored, objective=tailored, widths=at_exits(blueprint), weighing=Drift(), later=later)
 
 
 def _check_exits(blueprint: Blueprint) -> None:

@@ -32,7 +32,8 @@ class Way:
     `outer_momentum`: every contribution carries this share of what the model moved in the round before; since everybody
     adds the same, the fold's mean moves as with heavy-ball momentum (FedAvgM, Hsu et al., arXiv 1909.06335; DiLoCo's
     outer optimizer), without state that would have to be sealed. `weighing` says what a contribution is worth beside
-    others; None: all alike.
+    others; None: all alike. `later`: a scheme whose slices are as large as these are after a node's first rounds, where
+    that is another size; only for telling people.
     """
 
     scheme: Scheme
@@ -41,6 +42,12 @@ class Way:
     widths: Mapping[str, SubModel] = field(default_factory=dict)
     aside: tuple[str, ...] = ()
     weighing: Weighing | None = None
+    later: Scheme | None = None
+
+    @property
+    def extra_vectors(self) -> int:
+        """Vectors as long as the sub-model that are kept: the objective's, and for weighing the slice received last."""
+        return self.objective.extra_vectors + (self.weighing is not None)
 
     def networks(self, blueprint: Blueprint) -> Mapping[str, SubModel]:
         """What may be taken home; empty: the whole model."""

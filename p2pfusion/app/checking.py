@@ -15,6 +15,7 @@ from time import perf_counter
 
 from p2pfusion import __version__
 from p2pfusion.algorithms.presets import PRESETS, Terms, algorithm
+from p2pfusion.algorithms.sliced import Sliced
 from p2pfusion.app.costs import RateCost, Trial, costs
 from p2pfusion.app.output import object_text
 from p2pfusion.app.tasks import find_task
@@ -25,7 +26,7 @@ from p2pfusion.core.objectives import Objective, Plain
 from p2pfusion.core.submodel import SubModel, extract
 from p2pfusion.core.task import Prepared, prepare
 from p2pfusion.core.training import train_members
-from p2pfusion.net.settling import load_at, slice_at
+from p2pfusion.net.settling import load_at, slice_at, slice_by
 from p2pfusion.swarm.thrift import SPARSE_BYTES, Thrift
 from p2pfusion.wire.compression import CODECS
 
@@ -68,6 +69,8 @@ class Checked:
     `bytes_by_codec` is the same with each codec, measured on what a few training steps changed; the sparse ones send
     `density` of the values. `codec` is the one that would be used. `units`: how many indices of an axis stay together.
     `rates`: what slices of other rates would cost; `findings`: what is never sliced, and why.
+
+    `later_parameters`: of the slice after a node's first rounds, which all other numbers are of; None: the same.
     """
 
     task: str
@@ -95,6 +98,7 @@ class Checked:
     algorithm: str
     run_parameters: int
     load: Load
+    later_parameters: int | None
 
 
 def run_check(options: CheckOptions) -> int:
@@ -149,7 +153,16 @@ def examine(options: CheckOptions) -> Checked:
         algorithm=made.product.origin["algorithm"],
         run_parameters=blueprint.size,
         load=load_at(made, options.rate, options.seed),
+        later_parameters=later_parameters(made, options.rate),
     )
+
+
+def later_parameters(made: Sliced, rate: float) -> int | None:
+    """Of the slice that a device of that rate trains after its first rounds; None: as many as before."""
+    if made.way.later is None:
+        return None
+    first, later = (slice_by(scheme, made.blueprint, rate) for scheme in (made.scheme, made.way.later))
+    return None if later.size(made.blueprint) == first.size(made.blueprint) else later.size(made.blueprint)
 
 
 def step_s(prepared: Prepared, sub_model: SubModel, objective: Objective) -> float:
@@ -179,6 +192,7 @@ def words_of(checked: Checked) -> list[str]:
         f" run    {checked.algorithm}: {PRESETS[checked.algorithm].text}; {count(checked.run_parameters)} parameters",
         f" slice  {slice_words}, {percent(checked.share)} of the run's model; "
         f"{checked.slice_step_s * 1000:.1f} ms per step here, the full model {checked.full_step_s * 1000:.1f} ms",
+        *_later_words(checked),
         *(f" rate   {_rate_words(cost)}" for cost in checked.rates),
         f" wire   {data_size(checked.bytes_per_round)} per node and round with {_codec_words(checked, checked.codec)}",
         f" codecs {_all_codecs(checked)}",
@@ -197,6 +211,15 @@ def _axes(checked: Checked) -> str:
         groups = f" in {size // unit} groups" if unit > 1 else ""
         words += [f"{name} {size}{groups}" for name in ([f"{len(names)} x {pattern}"] if many else names)]
     return enumeration(words) or "none, every device trains the whole model"
+
+
+def _later_words(checked: Checked) -> list[str]:
+    """The line about the slice after the first rounds, where it is another one."""
+    later = checked.later_parameters
+    if later is None:
+        return []
+    share = percent(later / checked.run_parameters)
+    return [f" later  {count(later)} parameters, {share} of the run's model: the figures here are of the first rounds"]
 
 
 def _rate_words(cost: RateCost) -> str:

@@ -7,7 +7,7 @@ state folder of a finished, crashed or running node. What the files look like is
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +24,8 @@ from p2pfusion.store.exported import write_model
 from p2pfusion.store.folder import newest_checkpoint
 
 SUFFIX = ".safetensors"
+WIDTH, EXIT = "--width", "--exit"
+"""The options that choose a network."""
 AUTO = "auto"
 """The width that was best when it was measured last; else the one that is surely trained (`Product.fallback`)."""
 
@@ -67,7 +69,7 @@ def run_export(options: ExportOptions) -> int:
     folder, candidates = newest_folder(options.state or state_root())
     if candidates > 1 and not options.quiet:
         sys.stderr.write(f"{candidates} nodes have saved a model; taking the newest, {folder} (choose with --state)\n")
-    exported = export_model(folder, options.file, wanted(options.width, options.exit))
+    exported = export_model(folder, options.file, *wanted(options.width, options.exit))
     if options.json:
         from p2pfusion.app.output import object_text
 
@@ -77,33 +79,35 @@ def run_export(options: ExportOptions) -> int:
     return 0
 
 
-def wanted(width: str, exit_: str) -> str:
-    """The name of the network that `--width` and `--exit` ask for. Raises `UsageError`."""
+def wanted(width: str, exit_: str) -> tuple[str, str]:
+    """The name of the network that `--width` and `--exit` ask for, and which of them did. Raises `UsageError`."""
     if exit_ == AUTO:
-        return width
+        return width, WIDTH
     if width != AUTO:
         raise UsageError(f"--width {width} --exit {exit_}: a model holds widths or exits; ask for one")
     if not exit_.isdecimal():
         raise UsageError(f"--exit {exit_}: must be auto or the number of an exit, 1 for the shallowest")
-    return exit_name(int(exit_))
+    return exit_name(int(exit_)), EXIT
 
 
 def words_of(exported: Exported) -> str:
     """The same for a person."""
     words = [f"{count(exported.parameters)} parameters"]
     if len(exported.widths) > 1:
-        words.append(f"width {exported.width} (there are {', '.join(exported.widths)})")
-        words += [] if exported.accuracy is not None else ["none was measured (choose with --width)"]
+        name = exported.width if _has_exits(exported.widths) else f"width {exported.width}"
+        words.append(f"{name} (there are {', '.join(exported.widths)})")
+        option = EXIT if _has_exits(exported.widths) else WIDTH
+        words += [] if exported.accuracy is not None else [f"none was measured (choose with {option})"]
     if exported.accuracy is not None:
         at = "" if exported.accuracy_round == exported.round else f" in round {exported.accuracy_round}"
         words.append(f"accuracy {percent(exported.accuracy)}{at}")
     return ", ".join([*words, f"round {exported.round}", f"model {exported.model_sha256}"])
 
 
-def export_model(folder: Path, file: Path, width: str = AUTO) -> Exported:
+def export_model(folder: Path, file: Path, width: str = AUTO, option: str = WIDTH) -> Exported:
     """Write a network of the newest checkpoint's model of one node's folder to `file`, in one step.
 
-    Raises `StoreError`, `UsageError` for a width that the model does not hold.
+    `option` asked for it. Raises `StoreError`, `UsageError` for a width that the model does not hold.
     """
     checkpoint = newest_checkpoint(folder)
     # In blueprint order, as the checkpoint keeps it: the hash is over the flat model.
@@ -111,7 +115,7 @@ def export_model(folder: Path, file: Path, width: str = AUTO) -> Exported:
     flat = np.concatenate([values.reshape(-1) for values in model.values()])
     try:
         listed = unpack(checkpoint.parts.get(PART))
-        name = chosen(listed, width)
+        name = chosen(listed, width, option)
         part = model if name is None else taken(model, listed.networks[name].cuts)
     except ValueError as error:
         raise StoreError(f"the newest checkpoint in {folder} cannot be used: {error}") from error
@@ -131,18 +135,42 @@ def export_model(folder: Path, file: Path, width: str = AUTO) -> Exported:
     return exported
 
 
-def chosen(listed: Listed, width: str) -> str | None:
-    """Which network `--width` means; None: the whole model. Raises `UsageError`."""
+def chosen(listed: Listed, width: str, option: str) -> str | None:
+    """Which network is asked for with that option; None: the whole model. Raises `UsageError`."""
     if width == AUTO:
         names = (listed.served, listed.fallback, *reversed(list(listed.networks)))
         return next((name for name in names if name in listed.networks), None)
     if not listed.networks:
         if width == WHOLE:
             return None
-        raise UsageError(f"--width {width}: this checkpoint holds one network only; leave --width out")
+        raise UsageError(f"{_asked(width, option)}: this checkpoint holds one network only; leave {option} out")
     if width not in listed.networks:
-        raise UsageError(f"--width {width}: choose auto or one of {', '.join(listed.networks)}")
+        raise UsageError(f"{_asked(width, option)}: {_choice(tuple(listed.networks), option)}")
     return width
+
+
+def _asked(width: str, option: str) -> str:
+    """What was asked for, as it was written."""
+    return f"{option} {_number(width) if option == EXIT else width}"
+
+
+def _choice(names: tuple[str, ...], option: str) -> str:
+    """What can be asked for, and with which option where it is the other one."""
+    if option == WIDTH:
+        return f"choose auto or one of {', '.join(names)}"
+    if not _has_exits(names):
+        return f"this checkpoint holds no exits; choose with {WIDTH}: auto or one of {', '.join(names)}"
+    return f"choose auto or one of {', '.join(map(_number, names))}"
+
+
+def _number(name: str) -> str:
+    """Of an exit, as `--exit` takes it."""
+    return name.rpartition(" ")[2]
+
+
+def _has_exits(names: Iterable[str]) -> bool:
+    """Whether the networks of a model are those that end at its exits."""
+    return all(name == exit_name(number) for number, name in enumerate(names, 1))
 
 
 def _metadata(exported: Exported, listed: Listed) -> dict[str, str]:

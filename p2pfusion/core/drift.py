@@ -27,7 +27,10 @@ FACTOR_MAX = 4.0
 
 
 class Weighing(Protocol):
-    """Says what a node's contributions are worth, beside one that counts evenly; one object serves one node."""
+    """Says what a node's contributions are worth, beside one that counts evenly; one object serves one node.
+
+    It may keep one vector as long as the sub-model from round to round: memory is planned for it.
+    """
 
     def factor(
         self, update: Vector, now: Vector | None, received: Vector, changed: SubModel, round_index: int

@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from p2pfusion.core.blueprint import Blueprint, ModuleSpec, Parameter
+from p2pfusion.core.depth import axes_of
 from p2pfusion.core.schemes import Scheme, Seat
 from p2pfusion.core.submodel import SubModel
 
@@ -25,22 +26,26 @@ if TYPE_CHECKING:
 
 
 def ensemble(blueprint: Blueprint, count: int) -> Blueprint:
-    """`count` networks like this one, whose outputs are averaged; they share the axes. Raises `ValueError` below 2."""
+    """`count` networks like this one, whose outputs are averaged; they share the axes. Raises `ValueError` below 2.
+
+    Of a network with exits only what its end depends on: nothing would train the other heads.
+    """
     if count < 2:
         raise ValueError(f"count = {count}: an ensemble has at least 2 members")
-    blocks = tuple(tuple(_block(member, block) for block in blueprint.blocks) for member in range(count))
-    parameters = tuple(_parameter(member, item) for member in range(count) for item in blueprint.parameters)
+    own = blueprint.answering(blueprint.whole()).blocks
+    items = [item for item in blueprint.parameters if item.block in own]
+    blocks = tuple(tuple(_block(member, block) for block in own) for member in range(count))
+    parameters = tuple(_parameter(member, item) for member in range(count) for item in items)
+    axes = tuple(blueprint.axis(name) for name in axes_of(blueprint, own))
 
     def factory(spec: ModuleSpec) -> nn.Module:
         from p2pfusion.core.averaging import Averaged
 
         held = frozenset(spec.blocks)
-        inner = replace(spec, blocks=blueprint.blocks)
+        inner = replace(spec, blocks=own)
         return Averaged({member: blueprint.factory(inner) for member in range(count) if blocks[member][0] in held})
 
-    return Blueprint(
-        tuple(block for member in blocks for block in member), blueprint.axes, parameters, factory, members=blocks
-    )
+    return Blueprint(tuple(block for member in blocks for block in member), axes, parameters, factory, members=blocks)
 
 
 def rotating(member_rate: float) -> Scheme:

@@ -34,7 +34,8 @@ VECTORS_AT_REST = 2
 class Load:
     """What is trained: scalars in all, and of the largest of the networks, which are trained one after the other.
 
-    `extra_vectors`: see `Objective`. `networks` of the `networks_all` in the model; `is_sliced`: by axes.
+    `extra_vectors`: kept besides, each as long as the sub-model. `networks` of the `networks_all` in the
+    model; `is_sliced`: by axes.
     """
 
     parameters: int

@@ -85,18 +85,25 @@ def rolling() -> Scheme:
     return scheme
 
 
+def run_of(units: int) -> int:
+    """Units of an axis of so many that a scheme which chooses freely must keep or leave together, side by side.
+
+    1 up to 1,024 of them, else more: no choice has more ranges than the wire takes (`RANGES_PER_AXIS_MAX`).
+    """
+    return -(-units // (2 * RANGES_PER_AXIS_MAX))
+
+
 def random_dropout() -> Scheme:
     """n random units, drawn once per axis, so that a residual stream keeps one list. Source: PAPERS.md 4.3.
 
-    An axis of more than 1,024 units is drawn in runs of neighbours, which keeps the declared ranges within the wire's
-    limit (`RANGES_PER_AXIS_MAX`).
+    An axis of more than 1,024 units is drawn in runs of neighbours (`run_of`).
     """
 
     def scheme(blueprint: Blueprint, seat: Seat, rng: random.Random) -> SubModel:
         kept = {}
         for axis in blueprint.axes:
             count = units_kept(seat.rates[seat.rank], axis.units)
-            run = -(-axis.units // (2 * RANGES_PER_AXIS_MAX))
+            run = run_of(axis.units)
             starts = list(range(0, axis.units, run))
             rng.shuffle(starts)
             units = [unit for start in starts for unit in range(start, min(start + run, axis.units))][:count]

@@ -37,16 +37,15 @@ HOW: How = "importance"
 class Tailored:
     """A `Scheme` and an `Objective`; one object serves one node. `how` says what chooses units (`core.units`).
 
-    `transfer` is what is minimised; `warm_up_rounds` are rounds that this node trains, whatever their index is.
+    `transfer` is what is minimised. Rounds are counted as this node trains them, whatever their index is.
     """
 
     is_scaled = Transfer.is_scaled
     extra_vectors = 0
 
-    def __init__(self, how: How = HOW, transfer: Transfer | None = None, warm_up_rounds: int = WARM_UP_ROUNDS) -> None:
+    def __init__(self, how: How = HOW, transfer: Transfer | None = None) -> None:
         self._how = how
         self._transfer = Transfer() if transfer is None else transfer
-        self._warm_up_rounds = warm_up_rounds
         self._rate = 1.0
         self._learning: Learning | None = None
         self._done = 0
@@ -91,7 +90,7 @@ class Tailored:
         if self._learning is None or not self._is_learnt_about(job.sub_model):
             return
         self._done += 1
-        if self._done >= self._warm_up_rounds:
+        if self._done >= WARM_UP_ROUNDS:
             self._kept, self._learning = self._learning.kept(self._rate), None
 
     def _is_learnt_about(self, sub_model: SubModel) -> bool:

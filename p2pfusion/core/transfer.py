@@ -38,21 +38,12 @@ class Transfer:
     is_scaled = True
     extra_vectors = 0
 
-    def __init__(
-        self,
-        gamma: float = GAMMA,
-        temperature: float = TEMPERATURE,
-        warm_up_rounds: int = WARM_UP_ROUNDS,
-        window: int | None = None,
-    ) -> None:
-        if not (gamma >= 0 and temperature > 0 and (window is None or window >= 1)):
+    def __init__(self, gamma: float = GAMMA, window: int | None = None) -> None:
+        if not (gamma >= 0 and (window is None or window >= 1)):
             raise UsageError(
-                f"transfer of weight {gamma} at temperature {temperature}, {window} layers a round: needs a weight of "
-                f"at least 0, a temperature above 0, at least 1 layer"
+                f"transfer of weight {gamma}, {window} layers a round: needs a weight of at least 0, at least 1 layer"
             )
         self._gamma = gamma
-        self._temperature = temperature
-        self._warm_up_rounds = warm_up_rounds
         self._window = window
 
     def trains(self, blueprint: Blueprint, sub_model: SubModel, round_index: int) -> SubModel:
@@ -61,7 +52,7 @@ class Transfer:
 
     def begin(self, job: Job) -> StepLoss:
         """The loss of the steps that follow."""
-        gamma = self._gamma if job.round >= self._warm_up_rounds else 0.0
+        gamma = self._gamma if job.round >= WARM_UP_ROUNDS else 0.0
 
         def step_loss(module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
             *shallow, deepest = answers(module, x)
@@ -69,7 +60,7 @@ class Transfer:
             for output in shallow:
                 value = value + job.loss(output, y)
                 if gamma:
-                    value = value + gamma * told(output, deepest, self._temperature)
+                    value = value + gamma * told(output, deepest, TEMPERATURE)
             return value
 
         return step_loss

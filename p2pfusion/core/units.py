@@ -7,7 +7,8 @@ Two ways to learn it, both while the beginning of the network that the device wi
 - `Masks`: learned Bernoulli masks with a scaled straight-through gradient (PAPERS.md 2.3). A unit's outputs are zero
   where its draw is 0; its probability follows the gradient of the loss by the draw, times the probability.
 
-A unit is what an axis says: a whole head, a run of hidden units or of output channels. Knows no scheme and no rounds.
+A unit is what an axis says: a whole head, a run of hidden units or of output channels. Where an axis has more of them
+than may be chosen freely, neighbours are kept together (`schemes.run_of`). Knows no rounds.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch import nn
 from p2pfusion.core.blueprint import Blueprint, Parameter, units_kept
 from p2pfusion.core.depth import axes_of
 from p2pfusion.core.objectives import StepLoss
+from p2pfusion.core.schemes import run_of
 from p2pfusion.core.submodel import SubModel
 
 Scores = Mapping[str, torch.Tensor]
@@ -37,9 +39,6 @@ what a score of a layer's units needs; the released code trains them with the we
 class Learning(Protocol):
     """Learns, in the steps of one training or several, which units to keep."""
 
-    is_masking: bool
-    """Whether the layers' own weights stay as they are meanwhile."""
-
     def watched(self, module: nn.Module, loss: StepLoss) -> StepLoss:
         """That loss of that network, learnt from."""
         ...
@@ -51,8 +50,6 @@ class Learning(Protocol):
 
 class Importance:
     """First-order Taylor; of every axis the units of most importance are kept, as many as the rate says."""
-
-    is_masking = False
 
     def __init__(self, blueprint: Blueprint, sub_model: SubModel) -> None:
         self._parameters = _sliced(blueprint, sub_model)
@@ -79,16 +76,11 @@ class Importance:
         return add
 
     def kept(self, rate: float) -> Kept:
-        return {
-            name: sorted(scores.topk(units_kept(rate, len(scores))).indices.tolist())
-            for name, scores in self.scores.items()
-        }
+        return {name: _best(scores, units_kept(rate, len(scores))) for name, scores in self.scores.items()}
 
 
 class Masks:
     """Learned Bernoulli masks; one draw of them is what is kept (PAPERS.md 2.3)."""
-
-    is_masking = True
 
     def __init__(self, blueprint: Blueprint, sub_model: SubModel, rate: float, seed: int) -> None:
         self._blueprint = blueprint
@@ -141,9 +133,23 @@ class Masks:
         self._step()
         chosen: dict[str, list[int]] = {}
         for name, logits in self.logits.items():
-            draw = torch.bernoulli(torch.sigmoid(logits.detach()), generator=self._generator)
-            chosen[name] = draw.nonzero().flatten().tolist() or [int(logits.argmax())]
+            draw = torch.bernoulli(_run_means(torch.sigmoid(logits.detach())), generator=self._generator)
+            units = draw.repeat_interleave(run_of(len(logits)))[: len(logits)]
+            chosen[name] = units.nonzero().flatten().tolist() or [int(logits.argmax())]
         return chosen
+
+
+def _best(scores: torch.Tensor, count: int) -> list[int]:
+    """So many units of most importance, by runs where an axis has too many to choose each freely."""
+    runs = torch.split(torch.arange(len(scores)), run_of(len(scores)))
+    order = _run_means(scores).argsort(descending=True, stable=True)
+    units: list[int] = torch.cat([runs[number] for number in order.tolist()])[:count].tolist()
+    return sorted(units)
+
+
+def _run_means(values: torch.Tensor) -> torch.Tensor:
+    """(units,) -> (runs,): the mean of each run; the same where runs are single units."""
+    return torch.stack([run.mean() for run in torch.split(values, run_of(len(values)))])
 
 
 class _Masked(nn.Module):

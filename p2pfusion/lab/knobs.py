@@ -68,7 +68,8 @@ def _bandwidth_text(value: Value) -> str:
 
 
 def _turn_rate(order: Order, value: Value) -> Order:
-    return replace(order, scenario=replace(order.scenario, rate=float(value)))
+    """Of every node: rates of their own that the scenario gives them are left out."""
+    return replace(order, scenario=replace(order.scenario, rate=float(value), rates=()))
 
 
 def _link_knob(name: str) -> Callable[[Order, Value], Order]:
@@ -128,13 +129,18 @@ def _turn_task(order: Order, value: Value) -> Order:
 
 
 def _turn_algorithm(order: Order, value: Value) -> Order:
-    """Comes after the task: the light learner has no algorithm that could be chosen."""
-    from p2pfusion.algorithms.presets import check_live  # brings torch, which a light run does without
+    """Comes after the task: the light learner has no algorithm that could be chosen.
 
-    name = str(value)
-    check_live(name)
+    Its rounds are ready when its row recommends, unless the scenario says when.
+    """
+    from p2pfusion.algorithms.presets import cadence_of  # brings torch, which a light run does without
+
+    name, scenario, usual = str(value), order.scenario, Scenario().cadence
+    recommended = replace(cadence_of(name), round_min_s=usual.round_min_s)
     _check_trains(order, "--algorithm")
-    return replace(order, algorithm=name)
+    if scenario.cadence == usual:
+        scenario = replace(scenario, cadence=recommended)
+    return replace(order, algorithm=name, scenario=scenario)
 
 
 def _turn_common(order: Order, value: Value) -> Order:

@@ -20,7 +20,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 from p2pfusion.core.footprint import Load, load_of
-from p2pfusion.core.schemes import Seat
+from p2pfusion.core.schemes import Scheme, Seat
 from p2pfusion.core.submodel import SubModel, extract
 from p2pfusion.errors import TrainingError
 from p2pfusion.net.choosing import (
@@ -41,6 +41,7 @@ from p2pfusion.net.device import free_bytes, machine, places
 if TYPE_CHECKING:
     from p2pfusion.algorithms.presets import Terms
     from p2pfusion.algorithms.sliced import Sliced
+    from p2pfusion.core.blueprint import Blueprint
     from p2pfusion.core.objectives import Objective
     from p2pfusion.core.place import Place
     from p2pfusion.core.task import Prepared
@@ -162,13 +163,18 @@ class Trial:
 
 def slice_at(made: Sliced, rate: float, seed: int = 0) -> SubModel:
     """What a device of that rate, alone, trains first."""
-    return made.scheme(made.blueprint, Seat(rank=0, peers=1, round=0, rates=(rate,)), random.Random(seed))
+    return slice_by(made.scheme, made.blueprint, rate, seed)
+
+
+def slice_by(scheme: Scheme, blueprint: Blueprint, rate: float, seed: int = 0) -> SubModel:
+    """What a scheme gives such a device first."""
+    return scheme(blueprint, Seat(rank=0, peers=1, round=0, rates=(rate,)), random.Random(seed))
 
 
 def load_at(made: Sliced, rate: float, seed: int = 0) -> Load:
     """What training that takes; it is sliced if the slices of small rates have kept axes."""
     is_sliced = bool(slice_at(made, min(RATES), seed).kept)
-    sub_model, extra = slice_at(made, rate, seed), made.way.objective.extra_vectors
+    sub_model, extra = slice_at(made, rate, seed), made.way.extra_vectors
     return load_of(made.blueprint, sub_model, extra, is_sliced=is_sliced)
 
 

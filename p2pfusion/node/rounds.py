@@ -143,14 +143,14 @@ class Rounds:
         state, round_ = self._state, awaited.round
         while True:
             now_s = state.now_s()
-            expected = self._expected(round_, awaited.expected)
-            is_ready = state.cadence.is_ready(round_, state.arrived(round_), expected, now_s)
+            arrived, expected = state.arrived(round_), self._expected(round_, awaited.expected)
+            is_ready = state.cadence.is_ready(round_, arrived, expected, now_s)
             # The others left it, or it is sealed: nothing more can come.
             outrun = round_ + OUTRUN_ROUNDS + state.ahead.rounds  # my own rounds ahead outrun nobody
             if is_ready or state.ledger.newest >= outrun or state.ledger.tip.round >= round_:
                 return
-            due_s = state.cadence.ready_at_s(round_)
-            await state.bells["round"].wait(min(max(due_s - now_s, 0.0), LOOK_AGAIN_S) or 0.001)
+            due_s = state.cadence.ready_at_s(round_, arrived, expected)
+            await state.bells["round"].wait(max(min(due_s - now_s, LOOK_AGAIN_S), 0.001))
 
     # -- accuracy ---------------------------------------------------------------------------------------------------
 

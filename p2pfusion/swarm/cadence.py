@@ -6,8 +6,8 @@ slow minority teaches nobody to wait. `pace` turns the same arrivals into local 
 
 The semi-asynchronous round is in `CadenceConfig`: go on with `quorum` of the others and a grace, fixed or a share of
 what a round takes, or when patience or a deadline ends; who finishes later publishes to the newest round, with a weight
-that staleness may lower. What a round takes is learnt from its beginning to its quorum: waits for those who do not come
-are no part of it, or each would make the next longer.
+that staleness may lower. What a round takes is learnt from its beginning to its quorum, even when that comes after the
+round was left: waits for those who do not come are no part of it, or each would make the next longer.
 
 Pure: `now_s` comes in, answers go out. It knows neither the ledger nor who is alive.
 """
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil
 
 from p2pfusion.config import WEIGHT_MAX, CadenceConfig
@@ -34,15 +34,16 @@ ROUNDS_WATCHED_MAX = 8
 
 @dataclass(slots=True)
 class _Published:
-    """A round of mine: when, how long I would wait at most, for whom, and when its quorum was there."""
+    """A round of mine: when, how long I would wait at most, for whom, and who came when."""
 
     at_s: float
     patient_until_s: float
     expected: frozenset[PeerId]
     began_s: float
-    quorum_s: float | None = None
-    grace_s: float = 0.0
-    """Waited from the quorum on."""
+    came_s: dict[PeerId, float] = field(default_factory=dict)
+    """Authors whose work is here, and since when, not before I published; no more than the ledger has of a round."""
+    is_learnt: bool = False
+    """Its quorum was there: it has taught what a round takes."""
 
 
 class Cadence:
@@ -77,52 +78,66 @@ class Cadence:
         `began_s`: when I began with it; None: now.
         """
         began_s = now_s if began_s is None else began_s
-        self._mine[round_] = _Published(now_s, now_s + self.patience_s, frozenset(expected), began_s)
+        mine = _Published(now_s, now_s + self.patience_s, frozenset(expected), began_s, dict.fromkeys(arrived, now_s))
+        self._mine[round_] = mine
         for old in sorted(self._mine)[:-ROUNDS_WATCHED_MAX]:
             del self._mine[old]
         self._learn([0.0] * sum(peer in arrived for peer in expected))
+        self._learn_round(mine, now_s)
         self.pace.published(round_, now_s)
 
     def arrived(self, round_: int, peer: PeerId, now_s: float, samples: int = 0) -> None:
         """A contribution became complete; teaches patience when it was expected."""
         mine = self._mine.get(round_)
-        if mine is not None and peer in mine.expected:
-            self._learn([now_s - mine.at_s])
+        if mine is not None:
+            mine.came_s.setdefault(peer, now_s)
+            if peer in mine.expected:
+                self._learn([now_s - mine.at_s])
+                self._learn_round(mine, now_s)
         self.pace.heard(round_, peer, samples, now_s)
 
     def _learn(self, waits_s: list[float]) -> None:
         self._waits_s.extend(waits_s)
         self._learnt_s = None
 
-    def is_ready(self, round_: int, arrived: Collection[PeerId], expected: Collection[PeerId], now_s: float) -> bool:
-        """Whether the round I published to may be left: quorum of those expected now and grace, or patience ended."""
-        mine = self._mine.get(round_)
-        if mine is None or now_s >= self._end_s(mine):
-            return True
-        here = sum(peer in arrived for peer in expected)
-        if here < ceil(self.config.quorum * len(expected)):
-            return False
-        if mine.quorum_s is None:
-            self._has_quorum(mine, now_s)
-        return here == len(expected) or now_s >= self._end_s(mine)
-
-    def _has_quorum(self, mine: _Published, now_s: float) -> None:
+    def _learn_round(self, mine: _Published, now_s: float) -> None:
+        """What a round takes, from the one whose quorum, of those expected at first, came just now."""
+        if mine.is_learnt or self._quorum_s(mine, mine.came_s, mine.expected) is None:
+            return
         took_s = now_s - mine.began_s
         self.round_s = took_s if self.round_s is None else self.round_s + ROUND_NEW * (took_s - self.round_s)
-        mine.quorum_s, mine.grace_s = now_s, max(self.config.grace_s, self.config.grace_share * self.round_s)
+        mine.is_learnt = True
 
-    def ready_at_s(self, round_: int) -> float:
-        """When the wait for `round_` ends whatever comes, as far as is known now."""
+    def is_ready(self, round_: int, arrived: Collection[PeerId], expected: Collection[PeerId], now_s: float) -> bool:
+        """Whether the round I published to may be left: quorum of those expected now and grace, or patience ended."""
+        return now_s >= self.ready_at_s(round_, arrived, expected)
+
+    def ready_at_s(self, round_: int, arrived: Collection[PeerId], expected: Collection[PeerId]) -> float:
+        """When the wait for `round_` ends if nobody else comes, as far as is known now."""
         mine = self._mine.get(round_)
-        return self._end_s(mine) if mine is not None else 0.0
+        if mine is None:
+            return 0.0
+        end_s, quorum_s = self._end_s(mine), self._quorum_s(mine, arrived, expected)
+        if quorum_s is None:
+            return end_s
+        if all(peer in arrived for peer in expected):
+            return min(end_s, quorum_s)
+        return min(end_s, quorum_s + max(self.config.grace_s, self.config.grace_share * (self.round_s or 0.0)))
+
+    def _quorum_s(self, mine: _Published, arrived: Collection[PeerId], expected: Collection[PeerId]) -> float | None:
+        """Since when enough of those expected are there; None: they are not."""
+        needed = ceil(self.config.quorum * len(expected))
+        came_s = sorted(mine.came_s.get(peer, mine.at_s) for peer in expected if peer in arrived)
+        if len(came_s) < needed:
+            return None
+        return came_s[needed - 1] if needed else mine.at_s
 
     def _end_s(self, mine: _Published) -> float:
         """Patience as it was when I published, or less if it has become less: nobody can draw out a wait under way."""
-        end_s = min(mine.patient_until_s, mine.at_s + self.patience_s)
         if self.config.deadline_share is not None and self.round_s is not None:
             deadline_s = mine.began_s + self.config.deadline_share * self.round_s
-            end_s = min(deadline_s, mine.at_s + self.config.patience_max_s)
-        return end_s if mine.quorum_s is None else min(end_s, mine.quorum_s + mine.grace_s)
+            return min(deadline_s, mine.at_s + self.config.patience_max_s)
+        return min(mine.patient_until_s, mine.at_s + self.patience_s)
 
 
 def weight_of(samples: int, staleness: int, config: CadenceConfig, worth: float = 1.0) -> int:

@@ -14,8 +14,9 @@ from torch import nn
 
 from p2pfusion.algorithms.base import Vector
 from p2pfusion.algorithms.presets import algorithm
-from p2pfusion.algorithms.sliced import Sliced
+from p2pfusion.algorithms.sliced import Sliced, Way
 from p2pfusion.core import schemes
+from p2pfusion.core.drift import FACTOR_MAX, Drift
 from p2pfusion.core.schemes import Seat
 from p2pfusion.core.submodel import SubModel, extract
 from p2pfusion.core.task import Prepared, Task, prepare
@@ -235,6 +236,28 @@ def test_the_learning_rate_follows_the_schedule(prepared):
     assert deltas[0] is not None
     assert deltas[1] is not None
     assert np.allclose(deltas[0][1], deltas[1][1], atol=1e-6)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5])
+def test_a_contribution_is_weighed_by_what_the_model_moved_meanwhile(prepared, momentum):
+    """By hand from the second round on: the drift is of the slice alone, even where the whole head was extracted."""
+    way = Way(scheme=schemes.static(), weighing=Drift(), outer_momentum=momentum)
+    sliced, start = Sliced(prepared, way), prepared.genesis
+    first = done(sliced, head=start)
+    assert (first.did, first.worth) == (["extract", "compute", "newer", "compute", "contribute"], 1.0)
+    # The model moves by a half in every element and round; in the last one it is a quarter away when I have trained.
+    for round_index, head, later, late in ((5, start + 0.5, None, 0.0), (6, start + 1, start + 0.75, 0.5)):
+        ctx = done(sliced, head=head, later=later, seat=replace(SEAT, round=round_index))
+        assert ctx.contributed is not None
+        _, delta, _, _ = ctx.contributed
+        size = min(max(float(np.abs(delta).mean()) / 0.5, 1 / FACTOR_MAX), FACTOR_MAX)
+        assert ctx.worth == pytest.approx(size / (1 + late), rel=1e-4)
+
+
+def test_who_does_not_weigh_asks_for_nothing_newer(prepared):
+    ctx = done(algorithm("full", prepared), later=prepared.genesis)
+    assert "newer" not in ctx.did
+    assert ctx.worth == 1.0
 
 
 @pytest.mark.parametrize("schedule", [lambda _: -1.0, lambda _: float("nan"), lambda _: "fast"])

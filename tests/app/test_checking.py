@@ -158,6 +158,32 @@ def test_small_networks_are_compared_with_the_full_model(capsys: pytest.CaptureF
     assert half.startswith(" rate   1/2 21.1 % of the full model's parameters, 20.9 % of its FLOPs ")
 
 
+EXITS = """
+import torch
+from p2pfusion import Task
+from p2pfusion.zoo.transformers import vit
+
+def task():
+    x, y = torch.randn(64, 1, 4, 4), torch.randint(0, 3, (64,))
+    return Task(vit(4, 2, 1, 16, 4, 4, 16, 3, exits=4), (x, y), (x, y))
+"""
+
+
+def test_a_slice_that_becomes_narrower_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "exits.py").write_text(EXITS)
+    line = ["check", str(tmp_path / "exits.py"), "--algorithm", "co_s2p"]
+    assert main([*line, "--slice", "50%", "--json"]) == 0
+    value = json.loads(capsys.readouterr().out)
+    assert 0 < value["later_parameters"] < 0.7 * value["slice_parameters"]
+    assert main([*line, "--slice", "50%"]) == 0
+    (later,) = [one for one in capsys.readouterr().out.splitlines() if one.startswith(" later ")]
+    share = 100 * value["later_parameters"] / value["run_parameters"]
+    words = f"{value['later_parameters']:,} parameters, {share:.1f} % of the run's model".replace(",", " ", 1)
+    assert later == f" later  {words}: the figures here are of the first rounds"
+    assert main([*line, "--slice", "100%"]) == 0
+    assert " later " not in capsys.readouterr().out
+
+
 def test_quiet_says_nothing(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(file), "-q"]) == 0
     assert capsys.readouterr() == ("", "")

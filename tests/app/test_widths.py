@@ -147,20 +147,20 @@ def test_the_command_takes_a_width_and_says_it(tmp_path: Path, capsys: pytest.Ca
 
 
 @pytest.mark.parametrize(
-    ("name", "words"),
+    ("name", "words", "option"),
     [
-        ("nested", "width 25% (there are 25%, 50%, 100%)"),  # the wider ones perhaps nobody trained
-        ("members", "width 2 of 2 (there are 1 of 2, 2 of 2)"),
-        ("co_s2p", "width exit 1 (there are exit 1, exit 2)"),
+        ("nested", "width 25% (there are 25%, 50%, 100%)", "--width"),  # the wider ones perhaps nobody trained
+        ("members", "width 2 of 2 (there are 1 of 2, 2 of 2)", "--width"),
+        ("co_s2p", ", exit 1 (there are exit 1, exit 2)", "--exit"),
     ],
 )
 def test_what_was_never_measured_is_said_and_what_is_surely_trained_taken(
-    name: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, words: str, option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sliced, model = trained(name)
     folder = save(tmp_path / "fox", sliced, model, evaluated=False)
     assert main(["export", str(tmp_path / "model.safetensors"), "--state", str(folder)]) == 0
-    assert f"{words}, none was measured (choose with --width)" in capsys.readouterr().out
+    assert f"{words}, none was measured (choose with {option})" in capsys.readouterr().out
 
 
 def test_the_command_takes_an_exit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -172,12 +172,30 @@ def test_the_command_takes_an_exit(tmp_path: Path, capsys: pytest.CaptureFixture
     value = json.loads(capsys.readouterr().out)
     assert (value["width"], value["accuracy"]) == ("exit 1", found.widths["exit 1"])
     assert value["parameters"] < 0.6 * sliced.blueprint.size
-    refused = {"3": "choose auto or one of exit 1, exit 2", "deep": "the number of an exit", "0": "choose auto"}
+    words = "choose auto or one of 1, 2"
+    refused = {"3": words, "deep": "must be auto or the number of an exit, 1 for the shallowest", "0": words}
     for number, words in refused.items():
         assert main([*line, "--exit", number]) == 2
-        assert words in capsys.readouterr().err
+        assert capsys.readouterr().err == f"error: --exit {number}: {words}\n"
+    assert main([*line, "--exit", "2"]) == 0
+    assert ", exit 2 (there are exit 1, exit 2), accuracy " in capsys.readouterr().out
     assert main([*line, "--exit", "1", "--width", "exit 1"]) == 2
     assert "ask for one" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("nested", "this checkpoint holds no exits; choose with --width: auto or one of 25%, 50%, 100%"),
+        ("full", "this checkpoint holds one network only; leave --exit out"),
+    ],
+)
+def test_an_exit_of_a_model_without_any_is_refused_as_an_exit(
+    name: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = save(tmp_path / "fox", *trained(name))
+    assert main(["export", str(tmp_path / "model.safetensors"), "--state", str(folder), "--exit", "1"]) == 2
+    assert capsys.readouterr().err == f"error: --exit 1: {words}\n"
 
 
 def test_a_checkpoint_from_before_there_were_widths_is_the_whole_model(tmp_path: Path) -> None:

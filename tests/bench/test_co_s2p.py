@@ -8,8 +8,13 @@ import pytest
 
 from bench.co_s2p import report
 from bench.co_s2p.cells import TABLES, bed_of
-from bench.co_s2p.rows import ROWS
+from bench.co_s2p.rows import ROWS, Row
 from bench.schemes.run import done, key_of
+from p2pfusion.algorithms.presets import Terms
+from p2pfusion.core.tailored import Tailored
+from p2pfusion.zoo.transformers import vit
+
+BLUEPRINT = vit(4, 2, 1, 16, 4, 4, 16, 3, exits=4)
 
 
 def test_sixteen_devices_of_four_classes_rates_a_quarter_to_one() -> None:
@@ -43,6 +48,36 @@ def test_a_row_has_every_exit_and_the_spread_over_seeds() -> None:
     assert report.table("slow", lines)[0] == "Not run yet."
 
 
-@pytest.mark.parametrize("name", ["without transfer", "random masks", "learned masks", "counted evenly"])
-def test_an_ablation_keeps_everything_but_one_thing(name: str) -> None:
-    assert ROWS[name].cadence == ROWS["Co-S2P"].cadence != ROWS["synchronous"].cadence
+def described(row: Row) -> dict[str, object]:
+    """What a row does: everything that two rows may differ in, by name."""
+    way = row.preset.way(BLUEPRINT, Terms())
+    transfer = way.objective._transfer if isinstance(way.objective, Tailored) else way.objective
+    scheme: object = getattr(way.scheme, "__qualname__", "")
+    if isinstance(way.scheme, Tailored):
+        scheme = {name: value for name, value in vars(way.scheme).items() if value is not transfer}
+    return {
+        "scheme": scheme, **vars(transfer), "momentum": way.outer_momentum, "weighing": type(way.weighing),
+        "cadence": row.cadence, "rate": row.rate, "widths": dict(way.widths),
+        "is another model": row.preset.model is not None,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "thing"),
+    [
+        ("synchronous", "cadence"),
+        ("without transfer", "_gamma"),
+        ("random masks", "scheme"),
+        ("learned masks", "scheme"),
+        ("rolling freeze", "_window"),
+        ("counted evenly", "weighing"),
+    ],
+)
+def test_an_ablation_keeps_everything_but_one_thing(name: str, thing: str) -> None:
+    usual, found = described(ROWS["Co-S2P"]), described(ROWS[name])
+    assert [key for key in usual if usual[key] != found[key]] == [thing]
+
+
+def test_no_two_rows_are_the_same() -> None:
+    rows = [described(row) for row in ROWS.values()]
+    assert all(one != other for number, one in enumerate(rows) for other in rows[:number])

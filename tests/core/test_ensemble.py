@@ -20,6 +20,7 @@ from p2pfusion.core.schemes import Seat
 from p2pfusion.core.submodel import SubModel, extract
 from p2pfusion.core.training import Recipe, Sgd, loaded, train, train_members
 from p2pfusion.zoo.blueprints import mlp
+from p2pfusion.zoo.transformers import vit
 
 ONE = mlp(4, (8,), 3)
 FOUR = ensemble(ONE, 4)
@@ -101,6 +102,15 @@ def test_how_many_members_a_device_has_arithmetic_for(rate: float, count: int) -
 def test_an_ensemble_of_one_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 2"):
         ensemble(ONE, 1)
+
+
+def test_members_of_a_network_with_exits_answer_at_the_end_only() -> None:
+    """Nothing trains the other heads of an ensemble, so nobody holds them."""
+    deep, plain = vit(4, 2, 1, 8, 2, 2, 8, 3, exits=2), vit(4, 2, 1, 8, 2, 2, 8, 3)
+    both = ensemble(deep, 2)
+    assert both.members[0] == ("0.embedding", "0.layer0", "0.layer1", "0.head")
+    assert both.size == 2 * plain.size < 2 * deep.size
+    assert both.build(both.whole())(torch.zeros(5, 1, 4, 4)).shape == (5, 3)
 
 
 def test_a_narrower_ensemble_narrows_all_its_members() -> None:

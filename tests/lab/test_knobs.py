@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from p2pfusion.algorithms.presets import SEMI_ASYNCHRONOUS
 from p2pfusion.app import values
+from p2pfusion.config import CadenceConfig
 from p2pfusion.errors import ConfigError, UsageError
 from p2pfusion.lab.knobs import KNOBS, Order, order_of
 from p2pfusion.sim.faults import Churn, Partition
@@ -87,6 +89,20 @@ def test_an_algorithm_is_one_there_is_and_trains() -> None:
             turned(order_of(Scenario()), task="light", **{knob: value})
     with pytest.raises(UsageError, match="--algorithm goes with real training only"):
         turned(order_of(Scenario()), task="light", algorithm="full")
+
+
+def test_an_algorithm_brings_its_cadence_unless_the_scenario_has_one() -> None:
+    assert turned(order_of(Scenario()), algorithm="full").scenario == Scenario()
+    found = turned(order_of(Scenario()), algorithm="co_s2p").scenario.cadence
+    assert found == replace(SEMI_ASYNCHRONOUS, round_min_s=0.0)
+    own = replace(Scenario(), cadence=CadenceConfig(quorum=0.9))
+    assert turned(order_of(own), algorithm="co_s2p").scenario == own
+
+
+def test_one_slice_for_all_replaces_the_rates_of_each() -> None:
+    base = order_of(replace(Scenario(), nodes=4, rates=(1.0, 0.25)))
+    assert turned(base, nodes=1).scenario.rates == (1.0,)
+    assert (turned(base, rate=0.5).scenario.rates, turned(base, rate=0.5).scenario.rate) == ((), 0.5)
 
 
 def test_the_first_node_is_the_slow_one_and_fewer_nodes_have_fewer_speeds() -> None:

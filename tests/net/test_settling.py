@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2pfusion.algorithms.presets import Terms
+from p2pfusion.algorithms.presets import Terms, algorithm
 from p2pfusion.core.blueprint import Blueprint
 from p2pfusion.core.footprint import Load
 from p2pfusion.core.objectives import Job, Plain, StepLoss
@@ -24,8 +24,20 @@ from p2pfusion.errors import TrainingError, UsageError
 from p2pfusion.net import lan
 from p2pfusion.net import settling as module
 from p2pfusion.net.choosing import RATES, Step, Wanted
-from p2pfusion.net.settling import BOLDNESS, PROBE_S, STEPS_TIMED_MAX, Settled, Trial, Watch, ladder, probe, settle
+from p2pfusion.net.settling import (
+    BOLDNESS,
+    PROBE_S,
+    STEPS_TIMED_MAX,
+    Settled,
+    Trial,
+    Watch,
+    ladder,
+    load_at,
+    probe,
+    settle,
+)
 from p2pfusion.zoo.blueprints import mlp
+from p2pfusion.zoo.transformers import vit
 
 CPU16, GPU, GPU16 = Place("cpu", "bfloat16"), Place("cuda"), Place("cuda", "bfloat16")
 PLENTY = Wanted(steps=10, free_bytes=10**12)
@@ -35,6 +47,14 @@ PLENTY = Wanted(steps=10, free_bytes=10**12)
 def prepared() -> Prepared:
     x = torch.randn(32, 4, generator=torch.Generator().manual_seed(0))
     return prepare(Task(mlp(4, (16,), 2), (x, (x.sum(1) > 0).long()), batch_size=8, steps_per_round=3), 0)
+
+
+@pytest.mark.parametrize(("name", "vectors"), [("members", 0), ("msfusion", 3), ("co_s2p", 1)])
+def test_what_an_algorithm_keeps_besides_is_part_of_its_load(name: str, vectors: int) -> None:
+    """Of Co-S2P the slice that was received last, by which drift is measured."""
+    blueprint = vit(4, 2, 1, 8, 2, 2, 8, 2, exits=2)
+    made = algorithm(name, prepare(Task(blueprint, (torch.randn(8, 1, 4, 4), torch.zeros(8).long())), 0))
+    assert load_at(made, 1.0).extra_vectors == vectors
 
 
 class Fake:

@@ -9,6 +9,7 @@ import pytest
 
 from p2pfusion.config import CadenceConfig, NodeConfig
 from p2pfusion.core.schemes import Seat
+from p2pfusion.core.submodel import extract
 from p2pfusion.errors import LocalError
 from p2pfusion.node.context import Context
 from p2pfusion.sim.loop import run
@@ -65,6 +66,29 @@ def test_staleness_counts_from_what_was_extracted():
         await ctx.contribute(WHOLE, ones(), 10, 0.5)
         (mine,) = one.state.ledger.counted(3)
         assert (mine.manifest.base_round, ctx.published_round) == (0, 3)
+
+    run(main)
+
+
+def test_what_is_newer_is_asked_for_once_the_round_is_left_behind():
+    """None while the floor has not moved; then that part of the head, without what I am about to publish."""
+
+    async def main() -> None:
+        one, other = parts(), parts(index=2)
+        ctx = context(one)
+        before = await ctx.extract(WHOLE)
+        entry = await other.publish(ones())
+        assert entry is not None
+        copied(entry, one)
+        assert one.state.ledger.floor == ctx.round
+        assert await ctx.newer(SLICES[1]) is None
+        one.state.ledger.saw_round(3)
+        assert one.state.ledger.floor > ctx.round
+        now = await ctx.newer(SLICES[1])
+        assert now is not None
+        moved = now - extract(BLUEPRINT, before, SLICES[1])
+        assert moved.tolist() == pytest.approx([1.0] * SLICES[1].size(BLUEPRINT), abs=1e-6)
+        assert ctx._base.round == 0, "what I train began from is still what I extracted"
 
     run(main)
 

@@ -19,7 +19,7 @@ from p2pfusion.core.drift import FACTOR_MAX, Drift
 from p2pfusion.core.exits import depths
 from p2pfusion.core.fold import Weighted, fold
 from p2pfusion.core.genesis import genesis
-from p2pfusion.core.objectives import Job, Objective, cross_entropy
+from p2pfusion.core.objectives import Job, Objective, StepLoss, cross_entropy
 from p2pfusion.core.schemes import Seat
 from p2pfusion.core.submodel import SubModel, Vector, extract, layout, of_blocks
 from p2pfusion.core.tailored import Tailored
@@ -150,15 +150,56 @@ def test_the_dense_network_says_what_the_masked_one_says(blueprint: Blueprint) -
         assert torch.allclose(one, other, atol=1e-5)
 
 
-def test_masks_follow_the_loss_and_the_share_that_is_wanted() -> None:
+def learnt(masks: Masks, held: SubModel, loss: StepLoss, steps: int) -> dict[str, torch.Tensor]:
+    """The probabilities of all units after so many steps."""
+    module = loaded(VIT, held, extract(VIT, alive(VIT), held))
+    step = masks.watched(module, loss)
+    for _ in range(steps):
+        step(module, X, Y).backward()
+    masks.kept(0.5)
+    return {name: torch.sigmoid(logits.detach()) for name, logits in masks.logits.items()}
+
+
+def test_masks_follow_the_loss() -> None:
+    """Unit 0 lowers it wherever it is drawn, unit 1 raises it, and nothing depends on the others."""
     held = beginning(VIT, 0.5)
     masks = Masks(VIT, held, 0.5, seed=0)
-    module = loaded(VIT, held, extract(VIT, alive(VIT), held))
-    step = masks.watched(module, lambda network, x, y: cross_entropy(network.answers(x)[-1], y))  # type: ignore[operator]
-    for _ in range(3):
-        step(module, X, Y).backward()
-    assert all(bool((logits != 0).any()) for logits in masks.logits.values())
-    assert all(0 <= place < len(masks.logits[name]) for name, units in masks.kept(0.5).items() for place in units)
+
+    def loss(network: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        rows = network._rows["network.layer0.ffn.linear1.weight"].abs().sum(1)  # type: ignore[union-attr]
+        return rows[1] - rows[0]
+
+    found = learnt(masks, held, loss, 30)["layer0.ffn"]
+    assert found[0] > 0.7
+    assert found[1] < 0.3
+    assert (found[2:] - 0.5).abs().max() < min(found[0] - 0.5, 0.5 - found[1])
+
+
+@pytest.mark.parametrize(("rate", "start"), [(0.25, 0.75), (0.75, 0.25)])
+def test_the_share_drawn_moves_to_the_one_that_is_wanted(rate: float, start: float) -> None:
+    held = beginning(VIT, 0.5)
+    masks = Masks(VIT, held, rate, seed=0)
+    for logits in masks.logits.values():
+        logits.data = torch.logit(torch.full_like(logits, start))
+    found = learnt(masks, held, lambda network, x, y: 0 * network.answers(x)[-1].sum(), 30)  # type: ignore[operator]
+    mean = float(torch.cat(list(found.values())).mean())
+    assert abs(mean - rate) < 0.2 < abs(start - rate)
+
+
+@pytest.mark.parametrize("how", ["importance", "masks"])
+def test_of_an_axis_of_many_units_neighbours_are_kept_together(how: str) -> None:
+    """Single units, every other one of 2,048, would be more ranges than a manifest holds."""
+    wide = residual_cnn(1, (2048,), 2, groups=2048, exits=2)
+    held = beginning(wide, 0.5)
+    learning = Importance(wide, held) if how == "importance" else Masks(wide, held, 0.5, seed=0)
+    for values in (learning.scores if isinstance(learning, Importance) else learning.logits).values():
+        values.data = torch.randn(len(values), generator=torch.Generator().manual_seed(0))
+        values.data[100:200] = 100.0
+    narrow = slice_of(wide, held.blocks, learning.kept(0.5))
+    for name, _ in narrow.kept:
+        assert narrow.width(wide, name) == pytest.approx(1024, abs=0 if how == "importance" else 150)
+        assert set(range(100, 200)) <= set(narrow.indices(wide, name).tolist())
+    assert len(narrow.kept) == 2
 
 
 def test_of_every_axis_one_unit_survives() -> None:
@@ -209,6 +250,8 @@ def test_after_two_rounds_the_slice_is_narrow_and_stays(how: str) -> None:
     if how == "importance":
         assert parts == [first, first]
         assert narrow.width(VIT, "layer1.ffn") == 8
+        static = shallow(schemes.static())(VIT, seat(0.5), random.Random(0))
+        assert narrow.size(VIT) == static.size(VIT), "what `check` tells before anything is learnt"
     else:
         assert {part.blocks for part in parts} == {("embedding", "exit1", "exit2")}, "masks leave the layers alone"
 
@@ -276,7 +319,7 @@ def test_switched_off_nothing_is_told() -> None:
     job = Job(blueprint=VIT, sub_model=held, start=np.zeros(0, np.float32), loss=cross_entropy, seed=0, round=50)
     expected = sum(F.cross_entropy(one, Y) for one in module.answers(X))  # type: ignore[operator]
     assert torch.equal(Transfer(gamma=0.0).begin(job)(module, X, Y), expected)
-    for wrong in ({"gamma": -1.0}, {"temperature": 0.0}, {"window": 0}):
+    for wrong in ({"gamma": -1.0}, {"window": 0}):
         with pytest.raises(UsageError):
             Transfer(**wrong)  # type: ignore[arg-type]
 

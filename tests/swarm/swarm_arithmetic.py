@@ -126,11 +126,12 @@ class Swarm:
         round_ = device.waits_for
         if round_ is None or device not in self.devices:
             return
-        everybody = [other.id for other in self.devices]
-        is_ready = device.cadence.is_ready(round_, device.arrived[round_], everybody, self.now_s)
+        arrived, everybody = device.arrived[round_], [other.id for other in self.devices]
+        is_ready = device.cadence.is_ready(round_, arrived, everybody, self.now_s)
         if is_ready or device.newest >= round_ + OUTRUN_ROUNDS:
             device.waits_for = None
             device.rounds[-1].left_s = self.now_s
             self._begin(device)
         else:
-            self._at(max(device.cadence.ready_at_s(round_), self.now_s + 1e-6), lambda: self._look(device))
+            due_s = device.cadence.ready_at_s(round_, arrived, everybody)
+            self._at(max(due_s, self.now_s + 1e-6), lambda: self._look(device))

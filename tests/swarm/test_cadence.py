@@ -31,6 +31,7 @@ def semi(round_s: float) -> Cadence:
     """After one round that began at 0 and had its quorum, A of A and B, after `round_s`."""
     cadence = Cadence(SEMI)
     cadence.published(1, [A, B], [], round_s / 2, began_s=0.0)
+    cadence.arrived(1, A, round_s)
     assert not cadence.is_ready(1, [A], [A, B], round_s)
     assert cadence.round_s == round_s
     return cadence
@@ -39,7 +40,7 @@ def semi(round_s: float) -> Cadence:
 @pytest.mark.parametrize(("round_s", "grace_s"), [(2.0, 1.0), (4.0, 1.0), (8.0, 2.0)])
 def test_grace_is_a_quarter_of_a_round_and_at_least_a_second(round_s, grace_s):
     cadence = semi(round_s)
-    assert cadence.ready_at_s(1) == round_s + grace_s
+    assert cadence.ready_at_s(1, [A], [A, B]) == round_s + grace_s
     assert not cadence.is_ready(1, [A], [A, B], round_s + grace_s - 0.01)
     assert cadence.is_ready(1, [A, B], [A, B], round_s + 0.01), "all are there"
     assert cadence.is_ready(1, [A], [A, B], round_s + grace_s)
@@ -49,7 +50,7 @@ def test_the_deadline_is_three_rounds_from_the_beginning():
     cadence = semi(8.0)
     cadence.published(2, [A, B], [], 108.0, began_s=100.0)
     assert not cadence.is_ready(2, [], [A, B], 123.9)
-    assert cadence.ready_at_s(2) == 124.0
+    assert cadence.ready_at_s(2, [], [A, B]) == 124.0
     assert cadence.is_ready(2, [], [A, B], 124.0)
     assert cadence.round_s == 8.0, "a round whose quorum never came teaches nothing"
     cadence.published(3, [A, B], [], 230.0, began_s=200.0)
@@ -59,14 +60,56 @@ def test_the_deadline_is_three_rounds_from_the_beginning():
 def test_what_a_round_takes_is_a_running_mean():
     cadence = semi(8.0)
     cadence.published(2, [A, B], [A], 112.0, began_s=100.0)
-    assert not cadence.is_ready(2, [A], [A, B], 112.0)
     assert cadence.round_s == 9.0
+    assert not cadence.is_ready(2, [A], [A, B], 112.0)
+
+
+def test_a_quorum_that_comes_after_a_round_was_left_teaches_too():
+    """One short round, then rounds of 10 s: the first are left at once, and soon the deadline has followed."""
+    cadence, left_at_once = semi(1.0), []
+    for round_ in range(2, 12):
+        began_s = 100.0 * round_
+        cadence.published(round_, [A, B], [], began_s + 10.0, began_s=began_s)
+        left_at_once.append(cadence.is_ready(round_, [], [A, B], began_s + 10.0))
+        for other in (A, B):
+            cadence.arrived(round_, other, began_s + 10.2)
+    assert left_at_once == [True] * 2 + [False] * 8
+    assert cadence.round_s == pytest.approx(10.2, abs=0.6)
+
+
+def test_what_a_round_takes_is_learnt_by_who_asks_only_a_round_later():
+    """As one does who trains ahead: by then the first patience has ended."""
+    cadence = Cadence(SEMI)
+    cadence.published(1, [A, B], [], 10.0, began_s=0.0)
+    cadence.arrived(1, A, 11.0)
+    cadence.published(2, [A, B], [A, B], 30.0, began_s=10.0)
+    assert cadence.is_ready(1, [A], [A, B], 30.0)
+    assert cadence.round_s == 11.0 + 0.25 * (20.0 - 11.0)
+
+
+def test_asking_changes_nothing():
+    cadence = Cadence(SEMI)
+    cadence.published(1, [A, B], [], 4.0, began_s=0.0)
+    assert not cadence.is_ready(1, [A], [A, B], 4.5)
+    assert cadence.round_s is None
+    assert cadence.is_ready(1, [A], [A], 4.5), "B has left: all are there"
+
+
+def test_who_leaves_may_complete_a_quorum_and_who_comes_undo_it():
+    cadence = Cadence(CadenceConfig(quorum=0.5, grace_s=2.0, patience_s=30.0))
+    cadence.published(1, [A, B, C], [], 10.0)
+    cadence.arrived(1, A, 12.0)
+    assert cadence.ready_at_s(1, [A], [A, B, C]) == 40.0
+    assert cadence.ready_at_s(1, [A], [A, B]) == 14.0, "grace from when A came"
+    cadence.arrived(1, B, 13.0)
+    assert cadence.ready_at_s(1, [A, B], [A, B, C]) == 15.0
+    assert cadence.ready_at_s(1, [A, B], [A, B, C, D, peer(5)]) == 40.0
 
 
 def test_without_the_rule_patience_ends_the_wait_whatever_a_round_takes():
     cadence = Cadence(CadenceConfig(quorum=0.5))
     cadence.published(1, [A, B], [], 4.0, began_s=0.0)
-    assert cadence.ready_at_s(1) == 14.0
+    assert cadence.ready_at_s(1, [], [A, B]) == 14.0
     assert cadence.is_ready(1, [A], [A, B], 5.0), "no grace"
 
 
@@ -174,7 +217,7 @@ def test_strangers_do_not_make_a_quorum():
 def test_the_end_of_patience_makes_ready():
     cadence = Cadence(CadenceConfig(quorum=1.0, patience_s=2.0))
     cadence.published(1, [A, B], [], 10.0)
-    assert cadence.ready_at_s(1) == 12.0
+    assert cadence.ready_at_s(1, [], [A, B]) == 12.0
     assert not cadence.is_ready(1, [], [A, B], 11.9)
     assert cadence.is_ready(1, [], [A, B], 12.0)
 
@@ -182,20 +225,20 @@ def test_the_end_of_patience_makes_ready():
 def test_a_round_i_did_not_publish_to_holds_nobody():
     cadence = Cadence(CadenceConfig(quorum=1.0, patience_s=2.0))
     assert cadence.is_ready(3, [], [A], 0.0)
-    assert cadence.ready_at_s(3) == 0.0
+    assert cadence.ready_at_s(3, [], [A]) == 0.0
 
 
 def test_nobody_draws_out_a_wait_under_way():
     """Late arrivals teach patience for the next round; this one ends when it was to end."""
     cadence = waited(*[1.0] * 4)
     cadence.published(9, [A, B], [], 900.0)
-    assert cadence.ready_at_s(9) == 901.0
+    assert cadence.ready_at_s(9, [], [A, B, C]) == 901.0
     for round_ in range(1, 5):
         for number in range(10, 40):
             cadence._mine[round_].expected |= {peer(number)}  # they were expected, too
             cadence.arrived(round_, peer(number), 900.9)
     assert cadence.patience_s == 60.0
-    assert cadence.ready_at_s(9) == 901.0
+    assert cadence.ready_at_s(9, [], [A, B, C]) == 901.0
     assert not cadence.is_ready(9, [], [A, B, C], 900.95)
     assert cadence.is_ready(9, [], [A, B, C], 901.0)
 
@@ -203,9 +246,9 @@ def test_nobody_draws_out_a_wait_under_way():
 def test_less_patience_shortens_a_wait_under_way():
     cadence = Cadence(CadenceConfig())
     cadence.published(1, [A, B, C, D], [], 5.0)
-    assert cadence.ready_at_s(1) == 15.0
+    assert cadence.ready_at_s(1, [], [A, B, C, D]) == 15.0
     cadence.arrived(1, A, 6.0)
-    assert cadence.ready_at_s(1) == 6.0
+    assert cadence.ready_at_s(1, [A], [A, B, C, D]) == 6.0
 
 
 def test_grace_waits_for_the_rest_once_the_quorum_is_there():
@@ -213,9 +256,11 @@ def test_grace_waits_for_the_rest_once_the_quorum_is_there():
     cadence.published(1, [A, B, C], [], 10.0)
     everybody = [A, B, C, D]
     assert not cadence.is_ready(1, [D], everybody, 10.0)
-    assert cadence.ready_at_s(1) == 40.0
+    assert cadence.ready_at_s(1, [D], everybody) == 40.0
+    cadence.arrived(1, A, 15.0)
     assert not cadence.is_ready(1, [D, A], everybody, 15.0)
-    assert cadence.ready_at_s(1) == 17.0
+    assert cadence.ready_at_s(1, [D, A], everybody) == 17.0
+    cadence.arrived(1, B, 16.5)
     assert not cadence.is_ready(1, [D, A, B], everybody, 16.9)
     assert cadence.is_ready(1, [D, A, B], everybody, 17.0)
 
@@ -226,8 +271,9 @@ def test_no_grace_when_all_are_there_or_patience_ends():
     assert not cadence.is_ready(1, [D], [A, D], 10.0)
     assert cadence.is_ready(1, [D, A], [A, D], 10.1)
     cadence.published(2, [A], [], 20.0)
+    cadence.arrived(2, D, 22.5)
     assert not cadence.is_ready(2, [D], [A, D], 22.5)
-    assert cadence.ready_at_s(2) == 23.0
+    assert cadence.ready_at_s(2, [D], [A, D]) == 23.0
     assert cadence.is_ready(2, [D], [A, D], 23.0)
 
 
