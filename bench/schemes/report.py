@@ -35,6 +35,9 @@ def table(name: str, lines: Sequence[Line]) -> list[str]:
     """Markdown: a row for each cell that was run, best first; and the command."""
     cells = TABLES[name]
     found = [(cell, mine) for cell in cells if (mine := [line for line in lines if _is_of(line, cell)])]
+    command = f"    python -m bench.schemes {name}"
+    if not found:
+        return ["Not run yet.", "", command]
     is_text = cells[0].alpha is None
     found.sort(key=lambda item: (-(item[0].rate or 0), item[0].nodes, _mean(item[1], "loss" if is_text else "accuracy")
                                  * (1 if is_text else -1)))  # fmt: skip
@@ -47,7 +50,6 @@ def table(name: str, lines: Sequence[Line]) -> list[str]:
     head = ["scheme", "rate", *names, "perplexity" if is_text else "accuracy", "served", "all widths",
             "GFLOP per node and round", "values sent per node and round", "seeds"]  # fmt: skip
     rows = [_row(cell, mine, head, is_text=is_text) for cell, mine in found]
-    command = f"    python -m bench.schemes {name}"
     return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)] + ["", command]
 
 
