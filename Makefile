@@ -61,10 +61,13 @@ $(READY): pyproject.toml | $(PYTHON_IN_VENV)
 demo: setup
 	$(PYTHON_IN_VENV) -m p2pfusion demo
 
-# First what shares the cores well, one file to a worker; then, one by one, what starts processes and listens to clocks,
+TESTS := tests/sim $(filter-out tests/sim/ tests/__pycache__/,$(wildcard tests/*/)) $(wildcard tests/test_*.py)
+
+# First what shares the cores well, one file to a worker, the long simulations before the rest, so that no worker is left
+# alone with one of them at the end; then, one by one, what starts processes and listens to clocks,
 # which mostly waits: the runs of simulated churn fill the time, and give way.
 test: setup
-	$(PYTHON_IN_VENV) -m pytest -q -m "not e2e" -n 2 --dist loadfile
+	$(PYTHON_IN_VENV) -m pytest -q -m "not e2e" -n 2 --dist loadfile --no-loadscope-reorder $(TESTS)
 	nice -n 10 $(PYTHON_IN_VENV) -m pytest -q -s tests/e2e/test_churn.py & churn=$$!; \
 	$(PYTHON_IN_VENV) -m pytest -q -m e2e --ignore tests/e2e/test_churn.py; others=$$?; \
 	wait $$churn && exit $$others
