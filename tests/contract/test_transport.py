@@ -13,7 +13,7 @@ from p2pfusion.wire.routes import ERROR_BYTES_MAX, request_bytes_max, route
 
 SEGMENT = "/v1/contributions/aa/0"
 GOSSIP = "/v1/gossip"
-HOP = "/v1/hops/cut"
+HOP = "/v1/hops/forward"
 SOON_S = 0.2
 LONG_S = 20.0
 
@@ -51,7 +51,7 @@ def test_method_path_query_and_body_arrive(play_transport, body):
         server, client = new(), new()
         [address, *_] = await server.serve(echo)
         reply = await client.call(address, Request("POST", HOP, body, "from=3&to=4"), deadline_s=LONG_S)
-        assert (reply.status, bytes(reply.body)) == (200, b"POST|/v1/hops/cut|from=3&to=4|" + bytes(body))
+        assert (reply.status, bytes(reply.body)) == (200, b"POST|/v1/hops/forward|from=3&to=4|" + bytes(body))
 
     play_transport(scenario)
 

@@ -109,4 +109,8 @@ def test_what_each_route_counts_as():
         assert kind(f"/v1/{what}/{id_}/3", 404) == "header", "a refusal is no segment"
     assert kind("/v1/links") == "header"
     assert kind("/v1/gossip", 409) == "gossip"
-    assert kind("/v1/hops/cut") == "payload"
+    for topic in ("forward", "backward"):
+        assert kind(f"/v1/hops/{topic}") == "payload"
+    for topic in ("offers", "take", "back", "end", "leave", "failed"):
+        assert kind(f"/v1/hops/{topic}") == "gossip"
+    assert kind(f"/v1/shards/3/snapshots/{id_}/3") == "payload"
