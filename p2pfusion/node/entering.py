@@ -1,8 +1,8 @@
 """The way into the swarm: from the first word to the first round.
 
-A node that enters is `syncing`: it waits until it knows what those who train already hold, or, where nobody does, for
-`min_peers` and a quiet moment. Then it trains from where the others stand, or from what their disks and its own held
-(PROTOCOL.md 4 and 9). It moves no tip: the chain does.
+A node that enters is `syncing`: it waits until it knows what those hold who train or observe already, or, where nobody
+does, for `min_peers` and a quiet moment. Then it begins where the others stand, or with what their disks and its own
+held (PROTOCOL.md 4 and 9). It moves no tip: the chain does; what the node is afterwards, the rounds say.
 """
 
 from __future__ import annotations
@@ -19,15 +19,13 @@ DOUBT_INTERVALS = 3
 
 
 async def enter(state: State, chain: Chain) -> None:
-    """Wait for `min_peers` and a quiet moment, or for the state of those who train already.
+    """Wait for `min_peers` and a quiet moment, or for the state of those who have begun already.
 
     Raises `TooFewPeers`; `UsageError` when the swarm is beyond my end; `StoreError` when somebody else is me.
     """
     begin_s = state.newcomer_s = state.now_s()
     while not _is_past_the_end(state) and not _may_begin(state, chain, begin_s):
         await state.bells["round"].wait(LOOK_AGAIN_S)
-    state.role = "trains"
-    state.stir()
 
 
 def _may_begin(state: State, chain: Chain, begin_s: float) -> bool:
@@ -46,7 +44,7 @@ def _may_begin(state: State, chain: Chain, begin_s: float) -> bool:
                 "start the others, or name one with --peer HOST:PORT if multicast is blocked"
             )
         return False
-    if any(peer.role in ("trains", "draining") for peer in view.peers):
+    if any(peer.role != "syncing" for peer in view.peers):
         return is_synced(state, chain) and not _is_doubtful(state, begin_s)
     state.first_round = state.ledger.tip.round
     return now_s - state.newcomer_s >= config.gossip.quiet_s and chain.better() is None
@@ -76,7 +74,7 @@ def _is_past_the_end(state: State) -> bool:
 
 
 def is_synced(state: State, chain: Chain) -> bool:
-    """I stand where the training members stand: on the chain of one of them, no better tip is left to follow (one
+    """I stand where those stand who have begun: on the chain of one of them, no better tip is left to follow (one
     that led nowhere just now is no reason to begin behind everybody), and their newest round is known.
     """
     ledger, reports = state.ledger, state.membership.reports()

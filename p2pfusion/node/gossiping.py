@@ -112,7 +112,8 @@ class Gossiping:
         that is still filling up and changes its digest with every arrival.
         """
         state, ledger = self._state, self._state.ledger
-        trainers, tip = state.membership.view(state.now_s()).trainers(), ledger.tip
+        view, tip = state.membership.view(state.now_s()), ledger.tip
+        trainers = view.others() if state.role == "observes" else view.trainers()
         full = tuple(
             ledger.digest(round_)
             for round_ in range(tip.round + 1, tip.round + 1 + PRESSING_ROUNDS)

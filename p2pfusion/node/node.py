@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from types import TracebackType
 from typing import Literal, Self
@@ -59,8 +59,13 @@ class Node:
         store: Store,
         rng: random.Random,
         rate: float = 1.0,
+        observes: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`rate` is the share of each sliced axis this node trains, in (0, 1]."""
+        """`rate` is the share of each sliced axis this node trains, in (0, 1].
+
+        `observes` is asked before each round: True while there is nothing to train. The node then follows, votes and
+        serves, and nobody waits for it; call `stir` when the answer has changed.
+        """
         doors = Doors(transport=transport, discovery=discovery, compute=compute, store=store, rng=rng)
         blueprint, run = algorithm.blueprint, config.run
         genesis_hash = snapshots.hash_of(algorithm.genesis)
@@ -70,6 +75,7 @@ class Node:
         self._genesis_hash = genesis_hash
         self._kept = Snapshots()
         self._rate = rate
+        self._observes = observes
         self._group = asyncio.TaskGroup()
         self._stopping = asyncio.Event()
         self._rounds: Rounds | None = None
@@ -114,6 +120,10 @@ class Node:
             if isinstance(event, RoundReport):
                 yield event
 
+    def stir(self) -> None:
+        """Something outside changed, such as whether there is anything to train: look again at once."""
+        self._state.stir()
+
     def stop(self) -> None:
         """Ask the node to end early; `events()` then ends with `interrupted`."""
         if self._rounds is not None:
@@ -144,7 +154,7 @@ class Node:
         self._gossiping = Gossiping(state, self._calls, group, self._refused)
         grafting = Grafting(state, self._gossiping.pass_on)
         self._chain = Chain(state, self._calls, self._kept, authoring, grafting)
-        self._rounds = Rounds(state, authoring, self._chain, self._gossiping.pass_on, self._rate)
+        self._rounds = Rounds(state, authoring, self._chain, self._gossiping.pass_on, self._rate, self._observes)
         state.ledger.published(remembered.last)
         if remembered.found is not None:
             resume(remembered.found, state, self._kept, authoring, grafting, remembered.last)

@@ -3,6 +3,9 @@
 A task of the node. The algorithm does the round through `context.Context`; `swarm.cadence` says when it is ready. With
 `ahead_rounds` a node already trains the next rounds while the last ones still travel, so a slow network does not make
 it wait; `reporting` tells each round when it is ready.
+
+A node with nothing to train *observes*: it follows the chain, votes and serves, and nobody waits for it. It may begin
+and end doing so between any two rounds.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from p2pfusion.node.entering import LOOK_AGAIN_S, enter
 from p2pfusion.node.reporting import Awaited, Reporting
 from p2pfusion.node.state import State
 from p2pfusion.swarm.membership import View
-from p2pfusion.wire.messages import FLOOR_NEVER, PeerId
+from p2pfusion.wire.messages import FLOOR_NEVER, PeerId, Role
 
 OUTRUN_ROUNDS = 2
 """A node this far behind the newest round waits for nobody: its round was left by the others."""
@@ -35,14 +38,23 @@ class Rounds:
     """From the first peer to the last sealed round."""
 
     def __init__(
-        self, state: State, authoring: Authoring, chain: Chain, announce: Callable[[bytes], None], rate: float
+        self,
+        state: State,
+        authoring: Authoring,
+        chain: Chain,
+        announce: Callable[[bytes], None],
+        rate: float,
+        observes: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`announce` passes a fresh contribution's id on to the gossip; `rate` is my share of each sliced axis."""
+        """`announce` passes a fresh contribution's id on to the gossip; `rate` is my share of each sliced axis;
+        `observes` says whether there is nothing to train at the moment.
+        """
         self._state = state
         self._authoring = authoring
         self._chain = chain
         self._announce = announce
         self._rate = rate
+        self._observes = observes
         self._is_stopping = False
         self._started_s = 0.0
         self._reporting = Reporting(state)
@@ -58,16 +70,13 @@ class Rounds:
         return self._state.now_s() - self._started_s
 
     async def run(self) -> Ended:
-        """The whole life of a training node. Raises `TooFewPeers`, `TrainingError`."""
+        """The whole life of a node. Raises `TooFewPeers`, `TrainingError`."""
         self._started_s = self._state.now_s()
         try:
             async with asyncio.timeout(self._state.config.timeout_s) as limit:
                 await enter(self._state, self._chain)
                 while self._state.ledger.floor != FLOOR_NEVER and not self._is_stopping:
-                    if self._state.ledger.floor > self._state.ledger.tip.round + OPEN_ROUNDS_MAX:
-                        await self._state.bells["round"].wait(LOOK_AGAIN_S)  # no room: the tip must follow first
-                    else:
-                        await self._round()
+                    await self._go_on()
                 if self._is_stopping:
                     return "interrupted"
                 await self._leave(0, self._state.now_s())
@@ -79,13 +88,39 @@ class Rounds:
             return "timeout"
         return "ok"
 
+    def _become(self, role: Role) -> None:
+        """What I am from now on, which everybody is told."""
+        if role != self._state.role:
+            self._state.role = role
+            self._state.ledger.observe(role == "observes")
+            self._state.stir()
+
+    async def _go_on(self) -> None:
+        """A round, or a while without one."""
+        self._become("observes" if self._observes() else "trains")
+        if self._state.role == "observes":
+            await self._follow()
+        elif self._state.ledger.floor > self._state.ledger.tip.round + OPEN_ROUNDS_MAX:
+            await self._state.bells["round"].wait(LOOK_AGAIN_S)  # no room: the tip must follow first
+        else:
+            await self._round()
+
+    async def _follow(self) -> None:
+        """Observe until something happens."""
+        state = self._state
+        await self._leave(0, state.now_s())  # what I trained before
+        floor = state.ledger.floor
+        await state.bells["round"].wait(LOOK_AGAIN_S)
+        if state.ledger.floor != floor:
+            state.bells["gossip"].ring()  # it follows the newest round, and whoever seals waits to hear that it did
+
     # -- one round --------------------------------------------------------------------------------------------------
 
     async def _round(self) -> None:
         state = self._state
         begin_s = state.now_s()
         view = state.membership.view(begin_s)
-        state.cadence.pace.expect(self._others(view.trainers()), state.ahead.rounds)
+        state.cadence.pace.expect(view.others(), state.ahead.rounds)
         context = Context(state, self._authoring, self._seat(view), lambda: self._is_stopping)
         await state.algorithm.round(context)
         if context.published is None or context.published_round is None:
@@ -93,11 +128,11 @@ class Rounds:
                 await state.bells["round"].wait(LOOK_AGAIN_S)  # a round without work must not become a busy loop
             return
         round_, trained_s = context.published_round, state.now_s()
-        expected = state.membership.view(trained_s).trainers()
-        state.cadence.published(round_, self._others(expected), state.arrived(round_), trained_s, begin_s)
+        view = state.membership.view(trained_s)
+        state.cadence.published(round_, view.others(), state.arrived(round_), trained_s, begin_s)
         state.ahead.trained(trained_s - begin_s)
         self._announce_mine(round_)
-        self._awaited.append(Awaited(context.published, round_, expected, begin_s, trained_s))
+        self._awaited.append(Awaited(context.published, round_, view.trainers(), begin_s, trained_s))
         await self._until_s(begin_s + state.config.cadence.round_min_s)
         await self._leave(state.ahead.rounds, trained_s)
         await self._evaluate_sometimes()
@@ -119,9 +154,6 @@ class Rounds:
         trainers = view.trainers()
         rates = self._state.rates.among(trainers, view.me, self._rate)
         return Seat(rank=trainers.index(view.me), peers=len(trainers), round=self._state.ledger.floor, rates=rates)
-
-    def _others(self, trainers: tuple[PeerId, ...]) -> list[PeerId]:
-        return [peer for peer in trainers if peer != self._state.me]
 
     def _announce_mine(self, round_: int) -> None:
         for entry in self._state.ledger.counted(round_):
@@ -159,7 +191,7 @@ class Rounds:
         state, config = self._state, self._state.config
         tip = state.ledger.tip.round
         step = 1 if config.until_accuracy is not None else config.evaluate_every_rounds
-        if tip < state.measured.round + step:
+        if tip < state.measured.round + step or self._observes():
             return
         await self.evaluate()
         wanted, accuracy = config.until_accuracy, state.measured.accuracy
@@ -169,10 +201,10 @@ class Rounds:
             state.learn_stop(state.ledger.newest + 2)
 
     async def evaluate(self) -> None:
-        """Measure the sealed model, unless it was measured already."""
+        """Measure the sealed model, unless it was measured already, or I have nothing to train, so none to judge."""
         state = self._state
         tip, sealed = state.ledger.tip.round, state.replica.sealed
-        if tip != state.measured.round:
+        if tip != state.measured.round and not self._observes():
             found = await state.doors.compute.run(lambda: state.algorithm.evaluate(sealed), lane="train")
             state.measured = Measured(found, tip)
 
@@ -181,8 +213,7 @@ class Rounds:
     async def _drain(self) -> None:
         """Serve and gossip until everything is sealed and all agree, or nobody has come round for long enough."""
         state = self._state
-        state.role = "draining"
-        state.stir()
+        self._become("draining")
         while not self._may_leave():
             await state.bells["round"].wait(LOOK_AGAIN_S)
 
@@ -192,7 +223,7 @@ class Rounds:
             return False
         reports = [report for report, _ in state.membership.reports()]
         is_agreed = all(
-            shard.tip_chain == tip.chain or (shard.tip_round > tip.round and report.role == "trains")
+            shard.tip_chain == tip.chain or (shard.tip_round > tip.round and report.role in ("trains", "observes"))
             for report in reports
             for shard in report.shards[:1]
         )

@@ -87,12 +87,15 @@ class World:
         *,
         watch: Watch | None = None,
         note: Note | None = None,
+        observes: Callable[[int], bool] = lambda index: False,
         is_checked: bool = True,
     ) -> None:
+        """`observes`: whether the node of that index has nothing to train at the moment."""
         self.scenario = scenario
         self.seed = seed
         self.nodes: dict[int, Node] = {}
         self._learner = learner
+        self._observes = observes
         self._told = note
         self._trace = blake3()
         self._packets = 0
@@ -203,6 +206,7 @@ class World:
             store=machine.store,
             rng=self._rng(f"node {index}" + (f" life {machine.lives}" if machine.lives else "")),
             rate=scenario.rate_of(index),
+            observes=lambda: self._observes(index),
         )
         return node
 

@@ -1,8 +1,9 @@
 """The open rounds above a chain's tip: sets of contributions that only grow, whoever brings what, however often.
 
 An id is held once. Of one author and kind the smallest complete id of a round counts. The floor, the lowest round this
-node may still publish to, only rises. All sets are bounded: `OPEN_ROUNDS_MAX` rounds of `LINK_IDS_MAX` contributions.
-When a round may be sealed, and what becomes of it, is the ledger's affair.
+node may still publish to, only rises; who observes keeps it above every round that it knows of. All sets are bounded:
+`OPEN_ROUNDS_MAX` rounds of `LINK_IDS_MAX` contributions. When a round may be sealed, and what becomes of it, is the
+ledger's affair.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class OpenRounds(Links):
         self.newest = 0
         self.last = 0
         self._promised = 0
+        self._is_observing = False
         self.limit: int | None = None
         self.equivocations: list[tuple[Contribution, Contribution]] = []
         self.equivocations_count = 0
@@ -43,12 +45,25 @@ class OpenRounds(Links):
     @property
     def floor(self) -> int:
         """The lowest round this node may still publish to: a promise, and it only rises (PROTOCOL.md 4)."""
-        floor = max(self._promised, self.last + 1, self.newest, self.tip.round + 1)
+        floor = self._lowest
         return FLOOR_NEVER if self.limit is not None and floor > self.limit else floor
+
+    @property
+    def _lowest(self) -> int:
+        """The floor, were there no end."""
+        return max(self._promised, self.last + 1, self.newest + self._is_observing, self.tip.round + 1)
 
     def _promise(self) -> None:
         """What the floor is now it stays at least, though newest round or tip are about to fall."""
-        self._promised = max(self._promised, self.last + 1, self.newest, self.tip.round + 1)
+        self._promised = self._lowest
+
+    def observe(self, is_observing: bool) -> None:
+        """Whether I observe: then I publish to no round that anybody has begun, and no seal waits for work of mine.
+
+        Who stops goes on from the floor that this has given it.
+        """
+        self._promise()
+        self._is_observing = is_observing
 
     # -- contributions ------------------------------------------------------------------------------------------------
 

@@ -30,10 +30,13 @@ class View:
     peers: tuple[Peer, ...]
     at_s: float
 
+    def others(self) -> tuple[PeerId, ...]:
+        """Ids of those besides me who train and are not suspect, sorted."""
+        return tuple(p.id for p in self.peers if p.role == "trains" and p.status == "alive")
+
     def trainers(self) -> tuple[PeerId, ...]:
         """Ids of everybody who trains and is not suspect, me included, sorted."""
-        others = [p.id for p in self.peers if p.role == "trains" and p.status == "alive"]
-        return tuple(sorted([self.me, *others]))
+        return tuple(sorted([self.me, *self.others()]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -555,6 +555,21 @@ def test_news_that_others_wait_for_is_told_at_once_and_together():
     run(main)
 
 
+@pytest.mark.parametrize("role", ["trains", "observes"])
+def test_that_everybodys_work_is_here_is_told_at_once_also_by_who_has_none(role):
+    async def main() -> None:
+        one, trainer = parts(), parts(index=2)
+        one.state.role = role
+        one.meet(trainer)
+        entry = await published(trainer)
+        one.state.ledger.saw_round(1)
+        before = one.gossiping._pressing()
+        copied(entry, one)
+        assert (one.gossiping._pressing() != before) is (role == "observes"), "who trains has not published itself"
+
+    run(main)
+
+
 def killed(one: Parts, other: Parts, now_s: float = 0.0) -> None:
     """To the one node, the other is dead."""
     one.state.tell(one.state.membership.accuse(other.me, now_s - 4.0))

@@ -16,6 +16,7 @@ from p2pfusion.config import CadenceConfig, NodeConfig, RunConfig
 from p2pfusion.core.fold import model_sha256
 from p2pfusion.errors import PortError, Refused, StoreError, TaskError, TooFewPeers, TrainingError, UsageError
 from p2pfusion.node import Done, Event, Node, PeerEvent, WarningEvent
+from p2pfusion.node.entering import LOOK_AGAIN_S
 from p2pfusion.seams import Checkpoint, Identity, Reply, Store
 from p2pfusion.sim.doors import Registry, SimCompute, SimDiscovery
 from p2pfusion.sim.loop import run
@@ -42,6 +43,7 @@ class Lan:
         store: Store | None = None,
         starts: int = 1,
         rate: float = 0.5,
+        observes: Callable[[], bool] = lambda: False,
         **config: Any,
     ) -> Node:
         """`starts`: a device that starts again has other luck."""
@@ -54,6 +56,7 @@ class Lan:
             store=store or MemoryStore(),
             rng=random.Random(index + 1000 * (starts - 1)),
             rate=rate,
+            observes=observes,
         )
 
 
@@ -221,6 +224,52 @@ def test_leaving_the_block_is_an_interruption():
         assert node.done is not None
         assert (node.done.status, node.done.round) == ("interrupted", 0)
         assert [event async for event in node.events()] == [node.done]
+
+    on_lan(main)
+
+
+def test_who_observes_looks_again_when_stirred_and_now_and_then():
+    async def main(lan: Lan, *, is_stirred: bool) -> float:
+        work: list[str] = []
+        node = lan.node(1, observes=lambda: not work)
+        async with node:
+            await until(10.05)
+            assert node.state.role == "observes"
+            work.append("some")
+            if is_stirred:
+                node.stir()
+            while node.state.role == "observes":
+                await until(asyncio.get_running_loop().time() + 0.001)
+            began_s = asyncio.get_running_loop().time()
+            await until(12.0)
+        assert {report.round for report in reports([event async for event in node.events()])} >= {1, 2, 3}
+        return began_s - 10.05
+
+    assert on_lan(lambda lan: main(lan, is_stirred=True)) < 0.01
+    assert 0.01 < on_lan(lambda lan: main(lan, is_stirred=False)) <= LOOK_AGAIN_S
+
+
+def test_who_observes_may_be_stopped():
+    async def main(lan: Lan) -> None:
+        node = lan.node(1, observes=lambda: True)
+        async with node:
+            await until(5.0)
+        assert node.done is not None
+        assert (node.done.status, node.done.round) == ("interrupted", 0)
+        assert [event async for event in node.events()] == [node.done]
+
+    on_lan(main)
+
+
+def test_who_observes_has_no_accuracy_to_end_at():
+    """A node that trains would be told that it lacks validation data."""
+
+    async def main(lan: Lan) -> None:
+        nodes: list[Node] = []
+        nodes.append(lan.node(1, observes=lambda: nodes[0].state.ledger.last > 0, until_accuracy=0.5))
+        async with nodes[0] as node:
+            await until(10.0)
+            assert (node.state.role, node.state.ledger.tip.round, node.error) == ("observes", 1, None)
 
     on_lan(main)
 

@@ -144,7 +144,6 @@ async def begins_at(one: Parts) -> float:
     """When the node begins to train."""
     one.state.role = "syncing"
     await enter(one.state, one.chain)
-    assert one.state.role == "trains"
     return asyncio.get_running_loop().time()
 
 
@@ -200,11 +199,13 @@ def test_enough_in_time_may_be_quiet_after_the_wait():
     assert run(main) == pytest.approx(6.9, abs=0.21)
 
 
-def test_who_comes_to_a_run_under_way_begins_where_the_others_stand():
+@pytest.mark.parametrize("role", ["trains", "draining", "observes"])
+def test_who_comes_to_a_run_under_way_begins_where_the_others_stand(role):
     async def main() -> None:
         wire = Wire()
         one, other = parts(wire), parts(wire, 2)
         await grown(other, 3)
+        other.state.role = role
         one.meet(other)
         async with asyncio.TaskGroup() as group:
             group.create_task(at_work(one, 3.0))
@@ -277,6 +278,22 @@ def test_one_leaves_when_all_stand_on_the_same_chain():
     run(main)
 
 
+@pytest.mark.parametrize(("role", "may_leave"), [("trains", True), ("observes", True), ("draining", False)])
+def test_one_leaves_when_the_others_go_on_beyond(role, may_leave):
+    """Who drains has the same end as I: its longer chain holds a graft, and I need it."""
+
+    async def main() -> None:
+        one, other = parts(), parts(index=2)
+        leaving = ended(one, 2)
+        for _ in range(3):
+            seal(other.state.ledger)
+        other.state.role = role
+        one.meet(other)
+        assert leaving._may_leave() is may_leave
+
+    run(main)
+
+
 def test_one_leaves_when_the_others_do_not_come_round():
     async def main() -> None:
         one, other = parts(config=NodeConfig(gossip=GossipConfig(suspicion_max_s=12.0))), parts(index=2)
@@ -328,6 +345,30 @@ def test_a_head_is_named_by_its_chain_and_its_open_sets():
         seal(one.state.ledger)
         names.append(Reporting(one.state)._head())
         assert len(set(names)) == 4
+
+    run(main)
+
+
+# -- observing --------------------------------------------------------------------------------------------------------
+
+
+def test_who_observes_says_at_once_that_its_floor_rose():
+    """Of a round that is only told of; a contribution that comes rings by itself."""
+
+    async def main() -> None:
+        one = parts()
+        subject = Rounds(one.state, one.authoring, one.chain, lambda id_: None, 0.5, lambda: True)
+        await subject._go_on()
+        await one.state.bells["gossip"].wait(0.0)
+        one.state.bells["round"].ring()
+        await subject._go_on()
+        assert not await one.state.bells["gossip"].wait(0.0), "nothing is new"
+        loop = asyncio.get_running_loop()
+        loop.call_later(0.1, one.state.ledger.saw_round, 3)
+        loop.call_later(0.1, one.state.bells["round"].ring)
+        await subject._go_on()
+        assert (one.state.role, one.state.ledger.floor) == ("observes", 4)
+        assert await one.state.bells["gossip"].wait(0.0)
 
     run(main)
 

@@ -277,6 +277,36 @@ def test_the_smallest_limit_wins_and_takes_what_is_above_it_away():
     assert sorted(mine.opened_at_s) == [1, 2, 3]
 
 
+def test_who_observes_publishes_to_no_round_that_is_known_and_afterwards_from_there():
+    mine = ledger()
+    mine.observe(True)
+    assert mine.floor == 1, "nobody has begun a round"
+    put(mine, piece(1, 1))
+    assert mine.floor == 2
+    mine.saw_round(4)
+    assert mine.floor == 5
+    mine.observe(False)
+    assert mine.floor == 5, "a promise"
+    mine.saw_round(6)
+    assert mine.floor == 6
+    mine.observe(True)
+    mine.set_limit(7)
+    assert mine.floor == 7
+    mine.saw_round(7)
+    assert mine.floor == FLOOR_NEVER, "the run's last round is open, and no work of mine will be in it"
+
+
+def test_a_round_is_sealed_without_work_of_those_who_observe_and_by_them():
+    trainer, observer = ledger(1), ledger(2)
+    observer.observe(True)
+    trainer.published(1)
+    for each in (trainer, observer):
+        put(each, piece(1, 1))
+    assert (
+        ids(trainer.ripe(0.0, [line_of(observer)])) == ids(observer.ripe(0.0, [line_of(trainer)])) == [piece(1, 1).id]
+    )
+
+
 def test_a_floor_that_was_promised_above_the_limit_stays_promised():
     mine = ledger()
     mine.saw_round(10)

@@ -148,6 +148,11 @@ class Life(RuleBasedStateMachine):
             put(self.mine, added, now_s=self.now_s, wanted=True)
             assert added.id in [entry.id for entry in self.mine.counted(round_)]
 
+    @rule(is_observing=st.booleans())
+    def observe(self, is_observing: bool) -> None:
+        self.mine.observe(is_observing)
+        assert self.mine.floor > self.mine.newest or not is_observing
+
     @rule(ahead=st.integers(-2, 12))
     def learn_limit(self, ahead: int) -> None:
         self.mine.set_limit(max(0, self.mine.newest + ahead))
