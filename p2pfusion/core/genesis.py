@@ -26,11 +26,12 @@ def genesis(blueprint: Blueprint, seed: int) -> Vector:
     """The whole model's first values, flat float32. A parameter depends on seed and name, not on its neighbours."""
     values = np.empty(blueprint.size, np.float32)
     for parameter in blueprint.parameters:
-        values[blueprint.parameter_slices[parameter.name]] = _fill(blueprint, parameter, seed)
+        values[blueprint.parameter_slices[parameter.name]] = drawn(blueprint, parameter, seed)
     return values
 
 
-def _fill(blueprint: Blueprint, parameter: Parameter, seed: int) -> Vector:
+def drawn(blueprint: Blueprint, parameter: Parameter, seed: int) -> Vector:
+    """The first values of one parameter, flat float32."""
     count = math.prod(blueprint.shape(parameter))
     if parameter.init.fan_in is None:
         return np.full(count, parameter.init.value, np.float32)

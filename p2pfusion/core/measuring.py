@@ -21,7 +21,7 @@ from p2pfusion.core.blueprint import Blueprint
 from p2pfusion.core.data import Batch
 from p2pfusion.core.footprint import kept_by
 from p2pfusion.core.profiles import BlockCost, Profile
-from p2pfusion.core.stages import StageNetwork, one_by_one
+from p2pfusion.core.stages import Drawn, StageNetwork, one_by_one
 from p2pfusion.core.submodel import Vector
 from p2pfusion.core.training import Recipe
 from p2pfusion.errors import LocalError, TrainingError
@@ -65,7 +65,7 @@ class _Trial:
 
 def measure(
     blueprint: Blueprint,
-    values: Vector,
+    values: Vector | Drawn,
     batch: Batch,
     recipe: Recipe,
     *,
@@ -75,8 +75,8 @@ def measure(
 ) -> Profile:
     """Measure for about so many seconds, and at least two repetitions of every block.
 
-    `values`: the whole model's, flat float32; they stay as they are. On the CPU, where a clock sees when work is done.
-    Raises `TaskError` for a network that cannot be cut, `TrainingError` for one that fails.
+    `values`: the whole model's, flat float32, or parameter by parameter; they stay as they are. On the CPU, where a
+    clock sees when work is done. Raises `TaskError` for a network that cannot be cut, `TrainingError` for one that fails.
     """
     x, y = batch
     costs: list[BlockCost] = []

@@ -55,6 +55,15 @@ class _Held:
             output: torch.Tensor = stage(x)
         return output
 
+    def evaluated(self, place: int, x: torch.Tensor) -> torch.Tensor:
+        """What one of the stages gives in evaluation, detached."""
+        stage = self.stages[place].eval()
+        try:
+            with torch.no_grad():
+                return _guarded("evaluation", lambda: self.run(stage, x.to(self.recipe.place.device)))
+        finally:
+            stage.train()
+
     def update(self) -> None:
         """One optimiser step on the gradients there are, which are then forgotten."""
         if self._optimizer is not None:
@@ -82,6 +91,15 @@ class Copy:
     def is_busy(self) -> bool:
         """Whether a batch is under way, from its forward pass to its step."""
         return self._under_way is not None or self._is_due
+
+    @property
+    def is_due(self) -> bool:
+        """Whether a batch came back and its step is still to be made."""
+        return self._is_due
+
+    def evaluate(self, x: torch.Tensor) -> torch.Tensor:
+        """What the stage gives in evaluation, nothing kept."""
+        return self._held.evaluated(0, x)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """What the block before gives -> what the stage gives, detached; what the way back needs is kept."""
@@ -171,6 +189,21 @@ class Ends:
             _backward(self._sent, gradient)
         _guarded("step", self._held.update)
         self._sent, self._is_finished = None, False
+
+    def drop(self) -> None:
+        """Forget the batch under way, as when a hop is gone; values and optimiser stay as they were."""
+        self._sent, self._is_finished = None, False
+        for stage in self._held.stages:
+            for tensor in stage.parameters():
+                tensor.grad = None
+
+    def evaluate_first(self, x: torch.Tensor) -> torch.Tensor:
+        """The activation for the first relay, in evaluation."""
+        return self._held.evaluated(0, x)
+
+    def evaluate_last(self, activation: torch.Tensor) -> torch.Tensor:
+        """What the network answers to what the last relay gives, in evaluation."""
+        return self._held.evaluated(1, activation)
 
 
 def _once(stages: Sequence[nn.Module]) -> list[nn.Parameter]:

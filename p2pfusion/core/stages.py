@@ -11,7 +11,7 @@ Source: PAPERS.md 3.1 (parts of a model), ours: the seam.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -81,16 +81,21 @@ def cut(blueprint: Blueprint, runs: Sequence[Sequence[str]], values: Vector) -> 
     return stages
 
 
-def one_by_one(blueprint: Blueprint, values: Vector) -> Iterator[StageNetwork]:
+Drawn = Callable[[str], Vector]
+"""Name of a parameter -> its values, flat float32: for models that nobody has in memory."""
+
+
+def one_by_one(blueprint: Blueprint, values: Vector | Drawn) -> Iterator[StageNetwork]:
     """Every block by itself, in order, to measure it; `values` are the whole model's. A tied parameter is a copy here.
 
     Each is forgotten before the next is made: whoever lets go of it too has one in memory. Raises `TaskError` as `cut`.
     """
     places = layout(blueprint, blueprint.whole())
-    own = {name: (values[span], shape) for name, (span, shape) in places.items()}
+    drawn: Drawn = values if callable(values) else lambda name: values[places[name][0]]
     pieces = _pieces(blueprint)
     for block in blueprint.blocks:
-        yield _filled(pieces, [[block]], own)[0]
+        needed = dict.fromkeys(name for piece in pieces if piece.block == block for name in piece.names.values())
+        yield _filled(pieces, [[block]], {name: (drawn(name), places[name][1]) for name in needed})[0]
         pieces = [piece for piece in pieces if piece.block != block]
 
 
@@ -110,6 +115,14 @@ def check_chain(blueprint: Blueprint, values: Vector, x: torch.Tensor) -> None:
             "model: run block by block it gives another output than as a whole; let chain() name the modules that "
             "forward runs, in order, and let forward do nothing else"
         )
+
+
+def ties(blueprint: Blueprint) -> tuple[tuple[str, ...], ...]:
+    """Groups of blocks that share a parameter: whoever holds one must hold all. Builds the network without memory.
+
+    Raises `TaskError` as `cut`.
+    """
+    return tuple(dict.fromkeys(blocks for blocks in _users(_pieces(blueprint)).values() if len(blocks) > 1))
 
 
 def held(blueprint: Blueprint, runs: Sequence[Sequence[str]]) -> SubModel:
@@ -195,13 +208,18 @@ def _neighbours(items: Sequence[str]) -> Iterator[tuple[str, str | None]]:
     return zip(items, [None, *items[:-1]], strict=True)
 
 
-def _check_ties(pieces: Sequence[_Piece], blocks: Sequence[str]) -> None:
-    """Whoever holds one place of a tied parameter must hold all."""
+def _users(pieces: Sequence[_Piece]) -> dict[str, tuple[str, ...]]:
+    """By parameter the blocks that use it, in order."""
     users: dict[str, dict[str, None]] = {}
     for piece in pieces:
         for name in piece.names.values():
             users.setdefault(name, {})[piece.block] = None
-    for name, together in users.items():
+    return {name: tuple(blocks) for name, blocks in users.items()}
+
+
+def _check_ties(pieces: Sequence[_Piece], blocks: Sequence[str]) -> None:
+    """Whoever holds one place of a tied parameter must hold all."""
+    for name, together in _users(pieces).items():
         inside = [block for block in together if block in blocks]
         if inside and len(inside) < len(together):
             raise TaskError(

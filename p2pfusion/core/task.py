@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -140,35 +141,55 @@ def sgd(parameters: Iterable[nn.Parameter]) -> Optimizer:
 def prepare(task: Task, seed: int, part: tuple[int, int] | None = None) -> Prepared:
     """Describe the model, take part `(i, n)` (i from 0) of the data, and try one batch. Raises `TaskError`."""
     with seeded(seed):
-        train = as_data(task.train, task.batch_size, "train")
-        x, y = _first(train, "train")
-        model = task.model
-        blueprint = model if isinstance(model, Blueprint) else Blueprint.from_module(model, x)
+        sketch, (x, y) = _sketch(task, seed, part)
+        model, blueprint = task.model, sketch.blueprint
         start = flattened(model) if isinstance(model, nn.Module) and task.init == "given" else genesis(blueprint, seed)
-        validation = None
-        if task.validation is not None:
-            size = max(task.batch_size, EVALUATION_BATCH // max(1, y[:1].numel()))
-            validation = as_data(task.validation, size, "validation")
-        own = train if part is None else part_of(train, part, seed, task.partition)
-        steps = task.steps_per_round or min(STEPS_PER_ROUND_DEFAULT_MAX, own.batches_per_pass or 20)
-        prepared = Prepared(
-            blueprint=blueprint,
-            genesis=start,
-            train=own,
-            validation=validation,
-            loss=task.loss,
-            optimizer=task.optimizer or sgd,
-            steps_per_round=steps,
-            clip_norm=task.clip_norm,
-            lr_schedule=task.lr_schedule,
-            seed=seed,
-            is_given=task.init == "given",
-        )
-        prepared.lr_factor(0)
+        prepared = replace(sketch, genesis=start)
         output = _try(prepared, (x, y))
         if task.calibrate is None:
             return _adjusted(prepared, output)
         return _calibrated(prepared, output, y) if task.calibrate else prepared
+
+
+def sketch(task: Task, seed: int, part: tuple[int, int] | None = None) -> tuple[Prepared, Batch]:
+    """As `prepare`, for a model that this device could not hold: its genesis is left empty, and nothing is tried.
+
+    Also the first batch. Raises `TaskError`, also for what needs the whole model.
+    """
+    if task.calibrate:
+        raise TaskError("calibrate: a model in pieces is trained with the task's own loss; leave calibrate out")
+    if task.init == "given":
+        raise TaskError("init = 'given': a model in pieces starts from the seed; use init = 'seed'")
+    with seeded(seed):
+        return _sketch(task, seed, part)
+
+
+def _sketch(task: Task, seed: int, part: tuple[int, int] | None) -> tuple[Prepared, Batch]:
+    train = as_data(task.train, task.batch_size, "train")
+    x, y = _first(train, "train")
+    model = task.model
+    blueprint = model if isinstance(model, Blueprint) else Blueprint.from_module(model, x)
+    validation = None
+    if task.validation is not None:
+        size = max(task.batch_size, EVALUATION_BATCH // max(1, y[:1].numel()))
+        validation = as_data(task.validation, size, "validation")
+    own = train if part is None else part_of(train, part, seed, task.partition)
+    steps = task.steps_per_round or min(STEPS_PER_ROUND_DEFAULT_MAX, own.batches_per_pass or 20)
+    prepared = Prepared(
+        blueprint=blueprint,
+        genesis=np.zeros(0, np.float32),
+        train=own,
+        validation=validation,
+        loss=task.loss,
+        optimizer=task.optimizer or sgd,
+        steps_per_round=steps,
+        clip_norm=task.clip_norm,
+        lr_schedule=task.lr_schedule,
+        seed=seed,
+        is_given=task.init == "given",
+    )
+    prepared.lr_factor(0)
+    return prepared, (x, y)
 
 
 @contextmanager
