@@ -175,6 +175,14 @@ PRESETS: Mapping[str, Preset] = {
     "alone": Preset(text="the whole model on one's own data only", way=_FULL, reach="none"),
 }
 
+CHAINS: Mapping[str, str] = {"mp_sl": "the network in pieces across a chain of devices, none of which holds it (MP-SL)"}
+"""What no single node runs: `hops` does. A line for people each."""
+
+
+def is_chained(name: str) -> bool:
+    """Whether devices train the network in pieces."""
+    return name in CHAINS
+
 
 def algorithm(name: str, prepared: Prepared, *, seed: int = 0, terms: Terms | None = None) -> Sliced:
     """The algorithm of that name as a node of a swarm runs it. Raises what `live` raises, and `TaskError`."""
@@ -199,13 +207,17 @@ def cadence_of(name: str) -> CadenceConfig:
 
 def check_live(name: str) -> None:
     """Raise `UsageError` for what no swarm can run, before anything is prepared."""
-    if name != AUTO:
+    if name != AUTO and not is_chained(name):
         live(name)
 
 
 def live(name: str) -> Preset:
     """The preset of that name, for a swarm. Raises `UsageError` naming those there are."""
     known = ", ".join([AUTO, *(name for name, preset in PRESETS.items() if preset.reach == "all")])
+    if is_chained(name):
+        raise UsageError(
+            f"algorithm {name!r} trains the network in pieces: `p2pfusion join` and `plan` know it, no more"
+        )
     if name not in PRESETS:
         raise UsageError(f"unknown algorithm {name!r}: choose one of {known}")
     if PRESETS[name].reach != "all":

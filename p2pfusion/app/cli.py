@@ -80,6 +80,14 @@ _AGREED = _options(
     click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True,
                  help="Must be the same on all nodes."),
 )  # fmt: skip
+_CHAINED = _options(
+    click.option("--role", type=click.Choice(["owner", "relay", "both"]), default="owner", show_default=True,
+                 help="With --algorithm mp_sl: train on own data, or hold the network's middle for others."),
+    click.option("--memory", type=values.MEMORY, default=None,
+                 help="What a relay gives at most, such as 2GB.  [default: half of what is free]"),
+    click.option("--hop-codec", type=click.Choice(["fp32", "bf16", "int8"]), default="bf16", show_default=True,
+                 help="How activations and gradients travel."),
+)  # fmt: skip
 _SLICE_HELP = "The width that this device can train, as a share of every sliced axis"
 _TRAINING = _options(
     click.option("--slice", "rate", type=values.RATE, default="50%", show_default=True, help=f"{_SLICE_HELP}."), _AGREED
@@ -142,6 +150,7 @@ def demo(**options: Any) -> int:
 @_SENDING
 @click.option("--slice", "rate", type=values.RATE_OR_AUTO, default="50%", show_default=True,
               help=f"{_SLICE_HELP}; auto: as much as this device can, measured for half a second.")  # fmt: skip
+@_CHAINED
 @_AGREED
 @_SPEECH
 def join(**options: Any) -> int:

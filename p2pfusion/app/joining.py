@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from p2pfusion.app.output import DoneLine
     from p2pfusion.app.session import Session
     from p2pfusion.core.task import Prepared
+    from p2pfusion.net.chained import ChainRole
     from p2pfusion.node import Node
 
 EXIT_TIMEOUT = 8
@@ -65,6 +66,9 @@ class JoinOptions:
     quiet_period: float | None
     leave_on_eof: bool
     rate: float | Literal["auto"]
+    role: ChainRole
+    memory: int | None
+    hop_codec: str
     algorithm: str
     common: float
     momentum: float
@@ -96,14 +100,21 @@ def run_join(options: JoinOptions) -> int:
         mark("imports")
         import torch  # noqa: F401 - named apart in the moments: nothing else takes so long
 
-        from p2pfusion.algorithms.presets import check_live
+        from p2pfusion.algorithms.presets import check_live, is_chained
 
         require(options.device)
         check_live(options.algorithm)
         mark("task")
-        prepared = _prepared(options)
-        mark("node")
-        line = asyncio.run(_join(options, prepared, view))
+        if is_chained(options.algorithm):
+            from p2pfusion.app.chaining import chained, join_chain
+
+            pieces = chained(options, view)
+            mark("node")
+            line = asyncio.run(join_chain(options, pieces, view))
+        else:
+            prepared = _prepared(options)
+            mark("node")
+            line = asyncio.run(_join(options, prepared, view))
     except KeyboardInterrupt:
         return exit_status(None, options.until)
     finally:
@@ -117,8 +128,12 @@ def _prepared(options: JoinOptions) -> Prepared:
     from p2pfusion.app.tasks import find_task
     from p2pfusion.core.task import prepare
 
-    part = None if options.data_part is None else (options.data_part.index, options.data_part.count)
-    return prepare(find_task(options.task, options.seed), options.seed, part)
+    return prepare(find_task(options.task, options.seed), options.seed, part_of(options))
+
+
+def part_of(options: JoinOptions) -> tuple[int, int] | None:
+    """(i, n) of --data-part."""
+    return None if options.data_part is None else (options.data_part.index, options.data_part.count)
 
 
 async def _join(options: JoinOptions, prepared: Prepared, view: View) -> DoneLine | None:

@@ -12,18 +12,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from p2pfusion.app.values import parse_name
+from p2pfusion.app.values import MEMORY_PATTERN, parse_memory, parse_name, shown
 from p2pfusion.core.planning import RELAYS_MAX, Relay
-from p2pfusion.core.profiles import BYTES_MAX
 from p2pfusion.errors import TaskError
 
 _NUMBER = r"(\d+(?:\.\d*)?|\.\d+)"
 _SPEED = re.compile(_NUMBER + r"\s*x")
-_MEMORY = re.compile(_NUMBER + r"\s*(kB|MB|GB|TB|KiB|MiB|GiB|TiB)")
 _LINK = re.compile(_NUMBER + r"\s*([kMG]?)(bit(?:/s)?|B/s)")
-_MEMORY_BYTES = {
-    "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40,
-}  # fmt: skip
 _LINK_SCALE = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
 SPEED_MAX = 1e4
 """Ten thousand times as fast or slow as this computer is a typing mistake."""
@@ -31,8 +26,6 @@ LINK_BYTES_PER_S_MIN, LINK_BYTES_PER_S_MAX = 1.0, 1e12
 """Faster than anything between devices, or a byte a second, is a typing mistake too."""
 FILE_BYTES_MAX = 1 << 16
 """A thousand times what 64 devices need is no list of devices."""
-SHOWN_MAX = 60
-"""Characters of a wrong text in a message: enough to find it by."""
 _KEYS = ("name", "speed", "memory", "link")
 
 
@@ -42,18 +35,9 @@ def parse_speed(text: str) -> float:
     speed = float(match[1]) if match else 0.0
     if not 1 / SPEED_MAX <= speed <= SPEED_MAX:
         raise ValueError(
-            f"{_shown(text)} is not a speed: write 2x for twice as fast as this computer, 0.5x for half as fast"
+            f"{shown(text)} is not a speed: write 2x for twice as fast as this computer, 0.5x for half as fast"
         )
     return speed
-
-
-def parse_memory(text: str) -> int:
-    """`4GB`, `512MiB`; bytes, from 1 to `BYTES_MAX`."""
-    match = _MEMORY.fullmatch(text.strip())
-    size = float(match[1]) * _MEMORY_BYTES[match[2]] if match else 0.0
-    if not 1 <= size <= BYTES_MAX:
-        raise ValueError(f"{_shown(text)} is not an amount of memory: write it like 4GB or 512MiB")
-    return int(size)
 
 
 def parse_link(text: str) -> float:
@@ -61,7 +45,7 @@ def parse_link(text: str) -> float:
     match = _LINK.fullmatch(text.strip())
     rate = float(match[1]) * _LINK_SCALE[match[2]] / (8.0 if match[3].startswith("bit") else 1.0) if match else 0.0
     if not LINK_BYTES_PER_S_MIN <= rate <= LINK_BYTES_PER_S_MAX:
-        raise ValueError(f"{_shown(text)} is not the speed of a link: write it like 100Mbit/s or 10MB/s")
+        raise ValueError(f"{shown(text)} is not the speed of a link: write it like 100Mbit/s or 10MB/s")
     return rate
 
 
@@ -69,12 +53,12 @@ def parse_device(text: str) -> Relay:
     """Speed, memory and link between commas, in any order; what is left out does not limit. The name stays empty."""
     found: dict[str, str] = {}
     for part in text.split(","):
-        kinds = (("speed", _SPEED), ("memory", _MEMORY), ("link", _LINK))
+        kinds = (("speed", _SPEED), ("memory", MEMORY_PATTERN), ("link", _LINK))
         key = next((name for name, pattern in kinds if pattern.fullmatch(part.strip())), None)
         if key is None:
-            raise ValueError(f"{_shown(part)} is no part of a device: write it like 2x,4GB,100Mbit/s")
+            raise ValueError(f"{shown(part)} is no part of a device: write it like 2x,4GB,100Mbit/s")
         if key in found:
-            raise ValueError(f"{_shown(text)} says its {key} twice")
+            raise ValueError(f"{shown(text)} says its {key} twice")
         found[key] = part
     return _device("", found)
 
@@ -100,16 +84,11 @@ def _table(where: str, table: Any) -> Relay:
         raise TaskError(f'{where}: must be a table of texts, such as speed = "2x"')
     for key in table:
         if key not in _KEYS:
-            raise TaskError(f"{where}: there is no key {_shown(key)}; known are {', '.join(_KEYS)}")
+            raise TaskError(f"{where}: there is no key {shown(key)}; known are {', '.join(_KEYS)}")
     try:
         return _device(parse_name(table["name"]) if "name" in table else "", table)
     except ValueError as error:
         raise TaskError(f"{where}: {error}") from error
-
-
-def _shown(text: str) -> str:
-    """What was written, for a message of one line."""
-    return repr(text if len(text) <= SHOWN_MAX else f"{text[:SHOWN_MAX]}...")
 
 
 def _device(name: str, texts: Mapping[str, str]) -> Relay:

@@ -29,6 +29,14 @@ _FLOW_BYTES = {
 _FLOW_SECONDS = {"s": 1, "min": 60, "m": 60, "h": 3600}
 FLOW_MIN_BYTES_PER_S, FLOW_MAX_BYTES_PER_S = 1.0, 1e12
 """Less would not carry the talk of one node in a year, more is no network there is: both are typing mistakes."""
+MEMORY_PATTERN = re.compile(_NUMBER + r"\s*(kB|MB|GB|TB|KiB|MiB|GiB|TiB)")
+_MEMORY_BYTES = {
+    "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40,
+}  # fmt: skip
+MEMORY_BYTES_MAX = 1 << 50
+"""A petabyte is a typing mistake."""
+SHOWN_MAX = 60
+"""Characters of a wrong text in a message: enough to find it by."""
 _PART = re.compile(r"(\d{1,6})/(\d{1,6})")
 _HOST = re.compile(r"[A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]")
 SWARM_BYTES_MAX = 64
@@ -216,6 +224,20 @@ def parse_budget(text: str) -> float:
     return _flow(text, "50MB/h, 1GB/h or 1MiB/min") * 3600
 
 
+def shown(text: str) -> str:
+    """A wrong text as a message repeats it: quoted, and cut off where it is too long."""
+    return repr(text if len(text) <= SHOWN_MAX else f"{text[:SHOWN_MAX]}...")
+
+
+def parse_memory(text: str) -> int:
+    """`4GB`, `512MiB`; bytes, from 1 to `MEMORY_BYTES_MAX`."""
+    match = MEMORY_PATTERN.fullmatch(text.strip())
+    size = float(match[1]) * _MEMORY_BYTES[match[2]] if match else 0.0
+    if not 1 <= size <= MEMORY_BYTES_MAX:
+        raise ValueError(f"{shown(text)} is not an amount of memory: write it like 4GB or 512MiB")
+    return int(size)
+
+
 def parse_name(text: str, bytes_max: int = NAME_BYTES_MAX) -> str:
     """A node's name: printable, no blanks around it, short enough for a report."""
     if not text or text != text.strip() or not text.isprintable() or len(text.encode()) > bytes_max:
@@ -264,6 +286,7 @@ ADDRESS = Parsed("host:port", parse_address)
 BANDWIDTH = Parsed("bandwidth", parse_bandwidth)
 LIMIT_RATE = Parsed("size/s", parse_limit_rate)
 BUDGET = Parsed("size/h", parse_budget)
+MEMORY = Parsed("size", parse_memory)
 NAME = Parsed("name", parse_name)
 SWARM = Parsed("name", parse_swarm)
 FIRST_SEED = Parsed("n", lambda text: (parse_count(0, 2**32 - 1)(text),))

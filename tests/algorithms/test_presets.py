@@ -13,7 +13,17 @@ import pytest
 import torch
 from torch import nn
 
-from p2pfusion.algorithms.presets import MEMBERS, PRESETS, Terms, algorithm, ladder, made, width_name
+from p2pfusion.algorithms.presets import (
+    CHAINS,
+    MEMBERS,
+    PRESETS,
+    Terms,
+    algorithm,
+    check_live,
+    ladder,
+    made,
+    width_name,
+)
 from p2pfusion.algorithms.sliced import Sliced
 from p2pfusion.config import ALGORITHM_DEFAULT, RunConfig
 from p2pfusion.core import schemes
@@ -105,6 +115,13 @@ def test_what_keeps_a_model_per_node_is_no_swarm(prepared: Prepared, name: str) 
         algorithm(name, prepared)
     assert "\n" not in str(caught.value)
     assert made(PRESETS[name], prepared, Terms()).blueprint.size
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_a_chain_is_no_algorithm_of_one_node(prepared: Prepared, name: str) -> None:
+    check_live(name)
+    with pytest.raises(UsageError, match=f"'{name}' trains the network in pieces: `p2pfusion join` and `plan`"):
+        algorithm(name, prepared)
 
 
 @pytest.mark.parametrize("terms", [{"common_rate": 0.0}, {"common_rate": 1.1}, {"outer_momentum": 1.0}])

@@ -1,0 +1,82 @@
+"""`p2pfusion join --algorithm mp_sl`: from options to a device of a chain, and what a person is told of it.
+
+The network is trained in pieces: an owner of data holds its ends, relays what is between. How, `hops` knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from p2pfusion.app.joining import JoinOptions, numeric_address, part_of
+from p2pfusion.app.session import Following, Session, follow
+from p2pfusion.app.states import choose, forget
+from p2pfusion.app.tasks import find_task
+from p2pfusion.app.values import Until
+from p2pfusion.app.words import data_size
+from p2pfusion.config import CadenceConfig, GossipConfig
+from p2pfusion.errors import UsageError
+from p2pfusion.net.chained import Piecewise, chained_device, piecewise
+
+if TYPE_CHECKING:
+    from p2pfusion.app.live import View
+    from p2pfusion.app.output import DoneLine
+
+_HINT = (
+    "nobody else found yet: a chain needs an owner of data and a relay; start `p2pfusion join --algorithm mp_sl --role"
+    " relay` on another computer of this network, or give its address here with --peer HOST:PORT"
+)
+
+
+def chained(options: JoinOptions, view: View) -> Piecewise:
+    """Measure the task's blocks and deal them to shards. Raises `TaskError`, `UsageError`."""
+    if options.until is not None and options.until.accuracy is not None:
+        raise UsageError("--until accuracy: a chain ends by rounds; give --until rounds=N")
+    pieces = piecewise(find_task(options.task, options.seed), options.seed, part_of(options))
+    split = pieces.split
+    count = split.shards.count - 1
+    view.note(
+        f"{len(split.blueprint.blocks)} blocks: an owner holds {', '.join(split.shards.blocks(0))}, relays the others"
+        f" in {count} shards; for each owner those take {data_size(split.memory_bytes(1, count, 1))}"
+    )
+    return pieces
+
+
+async def join_chain(options: JoinOptions, pieces: Piecewise, view: View) -> DoneLine | None:
+    """Join, train or relay, leave. Raises `P2PFusionError`."""
+    name, folder = choose(options.swarm, options.name, options.state)
+    if options.fresh:
+        forget(folder)
+    goal = options.until or Until()
+    view.note(f"you are {name}, {_ROLES[options.role]}; state is kept in {folder}; Ctrl-C leaves")
+    gossip = GossipConfig() if options.quiet_period is None else GossipConfig(quiet_s=options.quiet_period)
+    session = Session(name, pieces.split.blueprint, view, _HINT)
+
+    @asynccontextmanager
+    async def device() -> AsyncIterator[Following]:
+        async with chained_device(
+            pieces,
+            swarm=options.swarm,
+            name=name,
+            role=options.role,
+            memory_bytes=options.memory,
+            listen=numeric_address(options.listen, "--listen"),
+            state=folder,
+            seed=options.seed,
+            codec=options.hop_codec,
+            min_peers=options.min_peers,
+            wait_s=options.wait,
+            until_rounds=goal.rounds,
+            timeout_s=options.timeout,
+            peers=tuple(numeric_address(address, "--peer") for address in options.peers),
+            gossip=gossip,
+            cadence=CadenceConfig(adapt_steps=False),
+            limit_bytes_per_s=options.limit_rate,
+        ) as joined:
+            yield joined
+
+    return await follow(device(), session, leave_on_eof=options.leave_on_eof)
+
+
+_ROLES = {"owner": "an owner of data", "relay": "a relay", "both": "an owner of data and a relay"}

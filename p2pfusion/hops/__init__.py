@@ -1,0 +1,1 @@
+"""A chain of hops: a network that no device holds whole, trained by owners of data and relays between them (MP-SL)."""

@@ -1,0 +1,199 @@
+"""An owner's chain: which relays it goes through, whether they are ready, and what takes the place of one that is gone.
+
+The owner with the smallest id among those who are here plans; the others take its chain, so that copies of all owners
+lie together and rounds of a shard close together. Where the planner is silent or its chain broken, each helps itself.
+Every change of a chain has a new epoch: what is still on its way in the old one is understood by nobody.
+
+Knows no tensors and no losses; `chains` decides, this module asks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from functools import partial
+
+from p2pfusion.errors import RemoteError, TaskError
+from p2pfusion.hops.chains import Chain, backups, choose, mend, times
+from p2pfusion.hops.sending import WORD_DEADLINE_S
+from p2pfusion.hops.site import Site
+from p2pfusion.seams import Request
+from p2pfusion.wire.hops import Back, Hop, Offer, Take, Word, encode_back, encode_take
+
+PAUSE_S, PAUSE_MAX_S = 0.02, 0.5
+"""Between questions whether a relay is ready: rounds of small networks are short, and a snapshot takes seconds."""
+FULL_S = 5.0
+"""A relay that was full is not asked again for so long."""
+BETTER_SHARE = 0.8
+"""A chain is changed for a better one only if a batch then takes at most this share: moving costs a round's copies."""
+
+
+class HopLost(RemoteError):
+    """A batch did not come through; `place` is the shard at which it stopped, None where nobody knows."""
+
+    def __init__(self, place: int | None) -> None:
+        super().__init__("a hop is lost" if place is None else f"the hop at shard {place} is lost")
+        self.place = place
+
+
+class Linking:
+    """Of one owner. `chain` is empty until the first round."""
+
+    def __init__(self, site: Site) -> None:
+        self.split, self.me, self.epoch = site.split, site.me, 0
+        self.chain: Chain = ()
+        self.replanned = 0
+        self._site = site
+        self._full: dict[bytes, float] = {}
+        self._planned_with: frozenset[bytes] = frozenset()
+        self._kept: tuple[Hop, ...] = ()
+
+    # -- who is there --------------------------------------------------------------------------------------------------
+
+    def _relays(self) -> list[Offer]:
+        now_s = self._site.now_s()
+        return [one for one in self._site.here() if one.is_relay and self._full.get(one.device, 0.0) <= now_s]
+
+    @property
+    def owners(self) -> int:
+        """How many there are, I included."""
+        return 1 + sum(one.is_owner for one in self._site.here())
+
+    @property
+    def batch_s(self) -> float:
+        """Forecast of one batch of mine with all owners under way."""
+        with suppress(ValueError, TaskError):
+            chain = times(self.split, self.chain, self._relays(), self.owners)
+            return max(chain.loop_s, chain.full_s * self.owners)
+        return 0.0
+
+    def _planner(self) -> Offer | None:
+        """The owner whose chain counts; None: it is me."""
+        first = min((one for one in self._site.here() if one.is_owner), key=lambda one: one.device, default=None)
+        return first if first is not None and first.device < self.me else None
+
+    # -- what a round asks ---------------------------------------------------------------------------------------------
+
+    async def seat(self, round_: int) -> None:
+        """Have a seat at every relay of the chain, their rounds open; however long that takes."""
+        pause_s = PAUSE_S
+        while True:
+            self._reconsider()
+            lost, is_ready = await self._ask(round_)
+            if lost:
+                self._move(partial(self._without, lost))
+            elif is_ready:
+                return await self._back_up()
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, PAUSE_MAX_S)
+
+    async def mend(self, place: int | None, round_: int) -> None:
+        """A batch was lost: begin a new epoch with those who answer, others in the place of those who do not."""
+        for hop in self.chain:
+            if place is not None and hop.first <= place <= hop.last:
+                await self._ping(hop)
+        self.epoch += 1
+        await self.seat(round_)
+
+    async def end(self, round_: int) -> None:
+        """My round is over: every relay may hand in what it learnt for me."""
+        await self._say("end", self.chain, round_)
+
+    async def leave(self) -> None:
+        """Give all seats back."""
+        await self._say("leave", self.chain, 0)
+
+    # -- how -----------------------------------------------------------------------------------------------------------
+
+    def _reconsider(self) -> None:
+        """Take the planner's chain, or as the planner a better one when relays came; replace those who are gone."""
+        relays, planner = self._relays(), self._planner()
+        here = {one.device for one in relays}
+        if planner is not None and planner.chain and here.issuperset(hop.device for hop in planner.chain):
+            chain = planner.chain
+            if chain != self.chain:
+                self._move(lambda: chain)
+            return
+        gone = {hop.device for hop in self.chain} - here
+        if gone:
+            self._move(partial(self._without, gone))
+        elif not self.chain:
+            self._move(lambda: choose(self.split, relays, self.owners))
+        elif planner is None and here - self._planned_with:
+            self._move(lambda: self._better(relays))
+
+    def _without(self, lost: Collection[bytes]) -> Chain:
+        return mend(self.split, self.chain, lost, self._relays(), self.owners)
+
+    def _better(self, relays: list[Offer]) -> Chain:
+        found = choose(self.split, relays, self.owners)
+        before_s, after_s = (times(self.split, one, relays, self.owners).batch_s for one in (self.chain, found))
+        return found if after_s <= BETTER_SHARE * before_s else self.chain
+
+    def _move(self, plan: Callable[[], Chain]) -> None:
+        """Go over to another chain, if there is one; those who are in it no more are told."""
+        self._planned_with = frozenset(one.device for one in self._relays())
+        try:
+            chain = plan()
+        except TaskError:
+            return  # nobody can hold it now: asked again in a moment
+        if chain == self.chain:
+            return
+        dropped = [hop for hop in self.chain if hop.device not in {one.device for one in chain}]
+        self._site.sender.spawn(self._say("leave", tuple(dropped), 0))
+        self.replanned += bool(self.chain)
+        self.chain, self.epoch = chain, self.epoch + 1
+
+    async def _ask(self, round_: int) -> tuple[Collection[bytes], bool]:
+        """Ask for all seats: who is lost or full, and whether all are ready."""
+        if not self.chain:
+            return (), False
+        answers = await asyncio.gather(*(self._take(place, hop) for place, hop in enumerate(self.chain)))
+        lost = [hop.device for hop, answer in zip(self.chain, answers, strict=True) if answer in (None, 503)]
+        return lost, all(answer == 200 for answer in answers)
+
+    async def _take(self, place: int, hop: Hop) -> int | None:
+        """The status of its answer; None without one."""
+        chain, mine = self.chain, self._site.address
+        take = Take(
+            run=self.split.tag, owner=self.me, owner_address=mine, epoch=self.epoch, first=hop.first, last=hop.last,
+            previous=chain[place - 1].address if place else mine,
+            next=chain[place + 1].address if place + 1 < len(chain) else mine,
+        )  # fmt: skip
+        try:
+            reply = await self._call(hop, "take", encode_take(take))
+        except RemoteError:
+            self._site.directory.lose(hop.device)
+            return None
+        if reply == 503:
+            self._full[hop.device] = self._site.now_s() + FULL_S
+        return reply
+
+    async def _ping(self, hop: Hop) -> None:
+        try:
+            request = Request("GET", "/v1/ping")
+            await self._site.board.call(hop.address, request, deadline_s=WORD_DEADLINE_S)
+        except RemoteError:
+            self._site.directory.lose(hop.device)
+
+    async def _back_up(self) -> None:
+        """Ask a second device to keep each stage's ledger, once for each choice of them."""
+        keepers = backups(self.chain, self._relays())
+        if self._planner() is not None or keepers == self._kept:
+            return
+        self._kept = keepers
+        for hop in keepers:
+            back = Back(run=self.split.tag, owner=self.me, first=hop.first, last=hop.last)
+            with suppress(RemoteError):
+                await self._call(hop, "back", encode_back(back))
+
+    async def _say(self, topic: str, chain: Chain, round_: int) -> None:
+        for hop in chain:
+            word = Word(run=self.split.tag, owner=self.me, epoch=self.epoch, round=round_, batch=0, place=hop.first)
+            with suppress(RemoteError):
+                await self._site.sender.word(hop.address, topic, word)
+
+    async def _call(self, hop: Hop, topic: str, body: bytes) -> int:
+        request = Request("POST", f"/v1/hops/{topic}", body)
+        return (await self._site.board.call(hop.address, request, deadline_s=WORD_DEADLINE_S)).status

@@ -1,0 +1,243 @@
+"""An owner's round: its batches go through the chain one by one, and its first and last stage learn from them.
+
+It is an algorithm like any other, on the ledger of the owners' shard: the round begins with that shard's head and ends
+with one contribution. In between it speaks to relays: seats are taken, activations go out, gradients come back. A hop
+that is silent for the patience it has learnt, or says it failed, costs the batch under way: the chain is mended and
+training goes on with the next.
+
+Inputs and labels stay here: what leaves is what the first stage makes of the one and a gradient that the other leaves
+behind. Source: PAPERS.md 3.1; ours: patience, mending.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import torch
+
+from p2pfusion.algorithms.base import Evaluation, Product, RoundContext, Vector
+from p2pfusion.config import CadenceConfig
+from p2pfusion.core.blueprint import Blueprint
+from p2pfusion.core.data import Batch, Data
+from p2pfusion.core.objectives import correct
+from p2pfusion.core.splitting import Ends
+from p2pfusion.errors import RemoteError
+from p2pfusion.hops.linking import HopLost, Linking
+from p2pfusion.hops.sending import Topic
+from p2pfusion.hops.site import Site
+from p2pfusion.seams import Reply, Request
+from p2pfusion.swarm.patience import learnt_s
+from p2pfusion.wire import tensors
+from p2pfusion.wire.hops import Passage, Word, decode_passage, decode_word
+
+TIMES_KEPT = 64
+"""Batches that patience is learnt from, as the cadence keeps."""
+PREDICTED_SHARE = 4.0
+"""Patience before the first batch, in forecasts of a batch: a plan knows a device's calm speed, not its bad moments."""
+PATIENCE_MIN_S = 1.0
+"""Less would take a collector's pause or a lost packet for a lost hop."""
+EVALUATION_BATCHES_MAX = 64
+"""Validation batches through the chain, so that measuring never takes longer than training."""
+
+
+_LEARNING = CadenceConfig(patience_min_s=PATIENCE_MIN_S)
+
+
+@dataclass(slots=True)
+class OwnerFigures:
+    """What an owner's rounds came to, for reports."""
+
+    batches: int = 0
+    lost: int = 0
+    predicted_s: float = 0.0
+    measured_s: float = 0.0
+    """Of a batch, the mean over the last round."""
+    accuracies: dict[int, float] = field(default_factory=dict)
+    """By round: of the head that it began with."""
+
+
+class Owner:
+    """`algorithms.base.Algorithm` of the owners' shard, and who waits for what comes back through the chain."""
+
+    def __init__(
+        self,
+        site: Site,
+        linking: Linking,
+        batches: Iterator[Batch],
+        steps: int,
+        validation: Data | None = None,
+        evaluate_every: int = 5,
+    ) -> None:
+        """`steps`: batches a round; every `evaluate_every`-th round begins with the validation data."""
+        self.split, self.linking, self.figures = site.split, linking, OwnerFigures()
+        self.blueprint: Blueprint = site.split.blueprint_of(0)
+        self.genesis = site.split.genesis_of(0)
+        self.product = Product()
+        self._batches, self._validation = batches, validation
+        self._compute, self._sender = site.doors.compute, site.sender
+        self._steps, self._evaluate_every = steps, evaluate_every
+        self._waiting: dict[tuple[Topic, int, int], asyncio.Future[Passage]] = {}
+        self._times_s: deque[float] = deque(maxlen=TIMES_KEPT)
+        self._number = 0
+        """Of the batch under way; every one has another."""
+
+    # -- what comes back -----------------------------------------------------------------------------------------------
+
+    def answer(self, topic: str, request: Request) -> Reply | None:
+        """The reply to a call on one of its topics; None for another. Raises `WireError`."""
+        match topic:
+            case "forward" | "backward":
+                passage = decode_passage(request.body)
+                waiting = self._waiting.pop((topic, passage.epoch, passage.batch), None)
+                if waiting is None or passage.owner != self.linking.me or passage.run != self.split.tag:
+                    return Reply(404, b"batch")
+                if not waiting.done():
+                    waiting.set_result(passage)
+                return Reply(202, b"accepted")
+            case "failed":
+                self._failed(decode_word(request.body))
+                return Reply(202, b"accepted")
+        return None
+
+    def _failed(self, word: Word) -> None:
+        for (_, epoch, batch), waiting in list(self._waiting.items()):
+            if (epoch, batch) == (word.epoch, word.batch) and not waiting.done():
+                waiting.set_exception(HopLost(word.place))
+
+    # -- a round -------------------------------------------------------------------------------------------------------
+
+    async def round(self, ctx: RoundContext) -> None:
+        """See `algorithms.base`. Raises `TrainingError`."""
+        whole = self.blueprint.whole()
+        before = await ctx.extract(whole)
+        await self.linking.seat(ctx.round)
+        ends = await self._ends(ctx, before)
+        if self._validation is not None and (ctx.round - 1) % self._evaluate_every == 0:
+            await self._evaluate(ends, ctx.round)
+        losses, samples = await self._train(ctx, ends)
+        if not losses:
+            return
+        await self.linking.end(ctx.round)
+        after: Vector = await self._compute.run(lambda: ends.values)
+        self.figures.predicted_s = self.linking.batch_s
+        await ctx.contribute(whole, after - before, samples, math.fsum(losses) / len(losses))
+
+    async def _ends(self, ctx: RoundContext, values: Vector) -> Ends:
+        shards, recipe = self.split.shards, self.split.recipe(ctx.round)
+        return await ctx.compute(lambda: Ends(self.split.blueprint, shards.first, shards.last, values, recipe), 0.0)
+
+    async def _train(self, ctx: RoundContext, ends: Ends) -> tuple[list[float], int]:
+        """The losses of the round's batches that came through, and their samples."""
+        losses: list[float] = []
+        samples, loop, steps = 0, asyncio.get_running_loop(), ctx.steps(self._steps)
+        began_s = loop.time()
+        while len(losses) < steps and not ctx.should_stop():
+            x, y = await self._compute.run(lambda: next(self._batches))
+            begin_s = loop.time()
+            try:
+                losses.append(await self._batch(ctx.round, ends, x, y))
+            except HopLost as error:
+                self.figures.lost += 1
+                ends.drop()
+                await self.linking.mend(error.place, ctx.round)
+                continue
+            self._times_s.append(loop.time() - begin_s)
+            self.figures.batches += 1
+            samples += len(x)
+        self.figures.measured_s = (loop.time() - began_s) / max(1, len(losses))
+        return losses, samples
+
+    async def _batch(self, round_: int, ends: Ends, x: torch.Tensor, y: torch.Tensor) -> float:
+        """One batch there and back: its loss. Raises `HopLost`, `TrainingError`."""
+        head, (first, last) = self._head(round_), self.split.owner_s
+        activation = await self._compute.run(lambda: ends.begin(x), cost_s=first[0])
+        came = await self._through(head, "forward", self.linking.chain[0].address, activation)
+        loss, gradient = await self._compute.run(lambda: ends.finish(came, y), cost_s=last[0] + last[1])
+        back = await self._through(head, "backward", self.linking.chain[-1].address, gradient)
+        await self._compute.run(lambda: ends.end(back), cost_s=first[1])
+        return loss
+
+    def _head(self, round_: int, *, is_training: bool = True) -> Passage:
+        self._number += 1
+        return Passage(
+            run=self.split.tag,
+            owner=self.linking.me,
+            epoch=self.linking.epoch,
+            round=round_,
+            batch=self._number,
+            is_training=is_training,
+            codec="fp32",
+            shape=(1,),
+            payload=bytes(4),
+        )
+
+    async def _through(self, head: Passage, topic: Topic, address: str, tensor: torch.Tensor) -> torch.Tensor:
+        """Send this way into the chain, and wait for what comes out of it. Raises `HopLost`."""
+        key, waiting = (topic, head.epoch, head.batch), asyncio.get_running_loop().create_future()
+        self._waiting[key] = waiting
+        place = self.linking.chain[0].first if topic == "forward" else self.linking.chain[-1].last
+        try:
+            async with asyncio.timeout(self.patience_s):
+                values = tensor.detach().to(torch.float32).cpu().numpy()
+                await self._sender.send(topic, address, head, values)
+                passage: Passage = await waiting
+            return torch.from_numpy(tensors.decode(passage.codec, passage.payload, passage.shape))
+        except TimeoutError:
+            raise HopLost(None) from None
+        except HopLost:
+            raise
+        except RemoteError:
+            raise HopLost(place) from None
+        finally:
+            self._waiting.pop(key, None)
+
+    @property
+    def patience_s(self) -> float:
+        """How long one way through the chain may take: learnt, before that from the plan's forecast."""
+        first_s = max(PATIENCE_MIN_S, PREDICTED_SHARE * self.linking.batch_s)
+        return learnt_s(self._times_s, replace(_LEARNING, patience_first_s=first_s, patience_max_s=max(60.0, first_s)))
+
+    # -- accuracy ------------------------------------------------------------------------------------------------------
+
+    @property
+    def accuracy(self) -> float | None:
+        """The last one measured through the chain, 0 to 1."""
+        found = self.figures.accuracies
+        return found[max(found)] if found else None
+
+    async def measure(self, round_: int, values: Vector) -> None:
+        """Measure the model as it is after the last round, where there is validation data; `values` of my shard."""
+        if self._validation is None:
+            return
+        shards, recipe = self.split.shards, self.split.recipe(round_)
+        await self.linking.seat(round_)
+        ends = await self._compute.run(lambda: Ends(self.split.blueprint, shards.first, shards.last, values, recipe))
+        await self._evaluate(ends, round_)
+
+    async def _evaluate(self, ends: Ends, round_: int) -> None:
+        """Validation data through the chain as it is before the round's first step."""
+        assert self._validation is not None
+        right = total = 0
+        try:
+            for number, (x, y) in enumerate(self._validation.once()):
+                if number >= EVALUATION_BATCHES_MAX:
+                    break
+                head = self._head(round_, is_training=False)
+                sent = await self._compute.run(partial(ends.evaluate_first, x))
+                came = await self._through(head, "forward", self.linking.chain[0].address, sent)
+                output = await self._compute.run(partial(ends.evaluate_last, came))
+                right, total = right + correct(output, y), total + y.numel()
+        except HopLost as error:
+            await self.linking.mend(error.place, round_)
+            return
+        if total:
+            self.figures.accuracies[round_] = right / total
+
+    def evaluate(self, model: Vector) -> Evaluation | None:
+        """The last accuracy measured through the chain; a shard alone answers nothing."""
+        return None if self.accuracy is None else Evaluation(self.accuracy)

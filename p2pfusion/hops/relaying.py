@@ -1,0 +1,312 @@
+"""A relay at work: owners' copies of its stages, and one queue of passes forward, backward and optimiser steps.
+
+What an owner asks (`take`) is answered at once: room or not, ready or not yet. What travels is put into the queue and
+accepted; the queue's worker computes, and what it computed is sent on while the next is computed: the gradient before
+the step that follows from it. One batch of an owner is under way at a time, so the queue is bounded by the seats.
+
+Knows no ledger: rounds begin and end in `openings`, and which shards have a node here is the device's affair. Source:
+PAPERS.md 3.1; ours: seats, epochs, being full.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+
+from p2pfusion.core.splitting import Copy
+from p2pfusion.errors import TrainingError, WireError
+from p2pfusion.hops.openings import Openings, Start
+from p2pfusion.hops.site import Site
+from p2pfusion.seams import Reply, Request
+from p2pfusion.wire import tensors
+from p2pfusion.wire.hops import Passage, Take, Word, decode_passage, decode_take, decode_word
+
+SEATS_MAX = 128
+"""Owners at one relay: each takes memory for a copy, and a hundred are the papers' largest figure."""
+GONE_S = 3.0
+"""An owner that nobody has heard of any more, and that has asked for nothing for so long, has no seat."""
+READY, NOT_YET, ACCEPTED = Reply(200, b"ready"), Reply(202, b"not yet"), Reply(202, b"accepted")
+FULL, BUSY = Reply(503, b"full"), Reply(503, b"busy")
+NO_SEAT, OLD = Reply(404, b"seat"), Reply(409, b"old")
+
+Doing = Literal["forward", "backward", "step", "end"]
+
+
+@dataclass(slots=True)
+class Seat:
+    """One owner at this relay: what it asked for, its copy once a batch has come, how it stands."""
+
+    take: Take
+    heard_s: float
+    copy: Copy | None = None
+    start: Start | None = None
+    samples: int = 0
+    """What the copy has learnt from in this round."""
+    batch: int = 0
+    """Samples of the batch under way."""
+    is_queued: bool = False
+    """A batch of its waits or is computed."""
+    parked: Job | None = None
+    """A batch that waits for its shards' rounds to open."""
+
+    @property
+    def shards(self) -> range:
+        return range(self.take.first, self.take.last + 1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Job:
+    """Something to do with a seat's copy."""
+
+    seat: Seat
+    doing: Doing
+    passage: Passage | None = None
+    epoch: int = 0
+
+
+@dataclass(slots=True)
+class Figures:
+    """What a relay did, for reports."""
+
+    forward_s: float = 0.0
+    backward_s: float = 0.0
+    batches: int = 0
+    copies_most: int = 0
+    failures: int = 0
+    lost: list[str] = field(default_factory=list)
+
+
+class Relay:
+    """All seats of one device. `run` is its worker, a task of the device's."""
+
+    def __init__(self, site: Site, hold: Callable[[Iterable[int]], None], stir: Callable[[range], None]) -> None:
+        """`hold` is called with shards that somebody wants held here, `stir` where owners came or went."""
+        self.split, self.memory_bytes = site.split, site.config.memory_bytes
+        self.openings = Openings(self.owners_at, self._unpark)
+        self.figures = Figures()
+        self._compute, self._sender, self._hold, self._stir = site.doors.compute, site.sender, hold, stir
+        self._seats: dict[bytes, Seat] = {}
+        self._queue: asyncio.Queue[Job] = asyncio.Queue(4 * SEATS_MAX)  # a batch, a step, an end: three of a seat
+
+    # -- who sits here -------------------------------------------------------------------------------------------------
+
+    def owners_at(self, shard: int) -> list[bytes]:
+        """Owners with a seat at this shard, in order."""
+        return [owner for owner, seat in sorted(self._seats.items()) if shard in seat.shards]
+
+    def observing(self, shard: int) -> Callable[[], bool]:
+        """Asks whether nobody trains this shard here at the moment."""
+        return lambda: not self.owners_at(shard)
+
+    @property
+    def taken_bytes(self) -> int:
+        """What all seats may take, as planned."""
+        return self._need_bytes([seat.take for seat in self._seats.values()])
+
+    def _need_bytes(self, takes: list[Take]) -> int:
+        counts: dict[tuple[int, int], int] = {}
+        for take in takes:
+            counts[take.first, take.last] = counts.get((take.first, take.last), 0) + 1
+        return sum(self.split.memory_bytes(first, last, count) for (first, last), count in counts.items())
+
+    # -- what is asked of it -------------------------------------------------------------------------------------------
+
+    def answer(self, topic: str, request: Request) -> Reply | None:
+        """The reply to a call on one of its topics; None for another topic. Raises `WireError`."""
+        match topic:
+            case "take":
+                return self._take(decode_take(request.body))
+            case "forward" | "backward":
+                return self._passage("forward" if topic == "forward" else "backward", decode_passage(request.body))
+            case "end" | "leave":
+                return self._word(topic, decode_word(request.body))
+        return None
+
+    def _take(self, take: Take) -> Reply:
+        if take.run != self.split.tag or take.last >= self.split.shards.count:
+            return Reply(409, b"other run")
+        seat = self._seats.get(take.owner)
+        if seat is not None and take.epoch < seat.take.epoch:
+            return OLD
+        others = [one.take for owner, one in self._seats.items() if owner != take.owner]
+        if self._need_bytes([*others, take]) > self.memory_bytes or len(others) >= SEATS_MAX:
+            return FULL
+        if seat is None or (seat.take.first, seat.take.last) != (take.first, take.last):
+            self._leave(take.owner)
+            seat = self._seats[take.owner] = Seat(take, _now_s())
+        elif take.epoch > seat.take.epoch:
+            self._interrupt(seat)
+        seat.take, seat.heard_s = take, _now_s()
+        self.figures.copies_most = max(self.figures.copies_most, len(self._seats))
+        self._hold(seat.shards)
+        self._stir(seat.shards)
+        is_ready = seat.copy is not None or self.openings.start(seat.shards, take.owner) is not None
+        return READY if is_ready else NOT_YET
+
+    def _passage(self, doing: Doing, passage: Passage) -> Reply:
+        seat = self._seats.get(passage.owner)
+        if seat is None or passage.run != self.split.tag or passage.epoch != seat.take.epoch:
+            return NO_SEAT
+        if seat.is_queued:
+            return BUSY
+        seat.heard_s, seat.is_queued = _now_s(), True
+        self._queue.put_nowait(Job(seat, doing, passage, passage.epoch))
+        return ACCEPTED
+
+    def _word(self, topic: str, word: Word) -> Reply:
+        seat = self._seats.get(word.owner)
+        if seat is None or word.epoch != seat.take.epoch:
+            return NO_SEAT
+        seat.heard_s = _now_s()
+        if topic == "leave":
+            self._leave(word.owner)
+        else:
+            self._queue.put_nowait(Job(seat, "end", None, word.epoch))
+        return ACCEPTED
+
+    def _leave(self, owner: bytes) -> None:
+        """Free the owner's copy; what it learnt since its round began is gone with it."""
+        seat = self._seats.pop(owner, None)
+        if seat is not None:
+            seat.copy = seat.parked = None
+            for shard in seat.shards:
+                self.openings.close(shard)
+            self._stir(seat.shards)
+
+    def leave_behind(self, now_s: float, here: Collection[bytes]) -> None:
+        """Do without owners that let the others wait: what their copies learnt counts; those that are gone leave."""
+        for owner, seat in list(self._seats.items()):
+            if owner not in here and now_s - seat.heard_s > GONE_S:
+                self.figures.lost.append(owner.hex())
+                self._leave(owner)
+        for shard, owner in self.openings.late(now_s):
+            seat = self._seats[owner]
+            if seat.copy is not None and shard in seat.shards:
+                self._interrupt(seat)
+                self._queue.put_nowait(Job(seat, "end", None, seat.take.epoch))
+            else:
+                start = self.openings.start(range(shard, shard + 1), owner)
+                if start is not None:
+                    self.openings.hand_in(shard, start.numbers[0], owner, start.values, 0)
+
+    def _interrupt(self, seat: Seat) -> None:
+        """Forget the batch under way."""
+        seat.is_queued, seat.parked = False, None
+        if seat.copy is not None:
+            seat.copy.drop()
+
+    # -- what it does --------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Compute one thing after the other, for ever."""
+        while True:
+            job = await self._queue.get()
+            if self._is_current(job):
+                try:
+                    await self._do(job)
+                except (TrainingError, WireError, ValueError) as error:
+                    self._failed(job, error)
+
+    def _is_current(self, job: Job) -> bool:
+        return self._seats.get(job.seat.take.owner) is job.seat and job.seat.take.epoch == job.epoch
+
+    async def _do(self, job: Job) -> None:
+        match job.doing:
+            case "forward":
+                await self._forward(job)
+            case "backward":
+                await self._backward(job)
+            case "step":
+                await self._step(job)
+            case "end":
+                await self._end(job.seat)
+
+    async def _forward(self, job: Job) -> None:
+        seat, passage = job.seat, job.passage
+        assert passage is not None
+        if seat.copy is None and not await self._copied(seat, passage.round):
+            seat.parked = job
+            return
+        copy = seat.copy
+        if copy is None or not self._is_current(job):
+            return
+        x = torch.from_numpy(tensors.decode(passage.codec, passage.payload, passage.shape))
+        work = copy.forward if passage.is_training else copy.evaluate
+        began_s = _now_s()
+        output = await self._compute.run(lambda: work(x), cost_s=self.split.forward_s(seat.take.first, seat.take.last))
+        self.figures.forward_s += _now_s() - began_s
+        if self._is_current(job):
+            seat.is_queued, seat.batch = False, passage.shape[0]
+            self._sender.pass_on(seat.take, "forward", seat.take.next, passage, output)
+
+    async def _copied(self, seat: Seat, round_: int) -> bool:
+        """Make the seat's copy from the heads of its shards; False while they are not all open."""
+        start = self.openings.start(seat.shards, seat.take.owner)
+        if start is None:
+            return False
+        blocks, recipe = self.split.shards.run(seat.take.first, seat.take.last), self.split.recipe(round_)
+        made = await self._compute.run(lambda: Copy(self.split.blueprint, blocks, start.values, recipe))
+        seat.copy, seat.start, seat.samples = made, start, 0
+        return True
+
+    async def _backward(self, job: Job) -> None:
+        seat, passage, copy = job.seat, job.passage, job.seat.copy
+        assert passage is not None
+        if copy is None:
+            seat.is_queued = False
+            return  # left behind meanwhile: the batch counts nowhere, and its owner will notice
+        gradient = torch.from_numpy(tensors.decode(passage.codec, passage.payload, passage.shape))
+        began_s, cost_s = _now_s(), self.split.backward_s(seat.take.first, seat.take.last)
+        back = await self._compute.run(lambda: copy.backward(gradient), cost_s=cost_s)
+        self.figures.backward_s += _now_s() - began_s
+        if self._is_current(job):
+            seat.is_queued = False
+            self._sender.pass_on(seat.take, "backward", seat.take.previous, passage, back)
+            self._queue.put_nowait(Job(seat, "step", None, job.epoch))
+
+    async def _step(self, job: Job) -> None:
+        seat, copy = job.seat, job.seat.copy
+        if copy is not None and copy.is_due:
+            await self._compute.run(copy.step)
+            self.figures.batches += 1
+            seat.samples += seat.batch
+
+    async def _end(self, seat: Seat) -> None:
+        """The owner's round is over: hand in what its copy learnt, shard by shard."""
+        copy, start = seat.copy, seat.start
+        if copy is None or start is None:
+            return
+        values = await self._compute.run(lambda: copy.values)
+        if seat.copy is not copy:
+            return
+        seat.copy = seat.start = None
+        for (shard, span), number in zip(self.split.sizes(*_ends(seat)), start.numbers, strict=True):
+            self.openings.hand_in(shard, number, seat.take.owner, values[span], seat.samples)
+
+    def _unpark(self) -> None:
+        """Rounds opened or closed: whoever waited is looked at again."""
+        for seat in self._seats.values():
+            if seat.parked is not None:
+                self._queue.put_nowait(seat.parked)
+                seat.parked = None
+
+    def _failed(self, job: Job, error: Exception) -> None:
+        """The owner's batch cannot be computed here: it is told, and its batch forgotten."""
+        self.figures.failures += 1
+        self._interrupt(job.seat)
+        take, passage = job.seat.take, job.passage
+        if passage is not None:
+            self._sender.tell_failed(take, passage, take.first)
+        del error
+
+
+def _ends(seat: Seat) -> tuple[int, int]:
+    return seat.take.first, seat.take.last
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,91 @@
+"""Sending activations and gradients on, while the next batch is computed; and telling an owner when that fails.
+
+Sends of one device run side by side, a few per neighbour as its connections allow. What is sent is made into bytes in
+the executor. Knows neither copies nor rounds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from contextlib import suppress
+from typing import Literal
+
+import numpy as np
+import torch
+
+from p2pfusion.errors import RemoteError
+from p2pfusion.hops.switchboard import Switchboard
+from p2pfusion.seams import Compute, Reply, Request
+from p2pfusion.wire import tensors
+from p2pfusion.wire.hops import Passage, Take, Word, encode_passage, encode_word
+
+HOP_DEADLINE_S = 60.0
+"""One tensor on its way to a neighbour: 16 MiB on a link of 8 Mbit/s take 17 s. An owner gives up much sooner, by its
+learnt patience; this only ends what nobody waits for any more."""
+WORD_DEADLINE_S = 2.0
+"""A few hundred bytes, as for every call of the gossip."""
+BUSY_TRIES = 5
+"""A neighbour that is just finishing this owner's last step says busy for a moment."""
+BUSY_PAUSE_S = 0.05
+
+Topic = Literal["forward", "backward"]
+
+
+class Sender:
+    """Of one device."""
+
+    def __init__(self, board: Switchboard, compute: Compute, group: asyncio.TaskGroup, codec: str) -> None:
+        """`codec`: of activations and gradients, a name of `wire.tensors.CODECS`."""
+        self._board, self._compute, self._group, self._codec = board, compute, group, codec
+
+    def pass_on(self, take: Take, topic: Topic, address: str, passage: Passage, output: torch.Tensor) -> None:
+        """Send what became of the passage to a neighbour; its owner is told if that fails."""
+        values = output.detach().to(torch.float32).cpu().numpy()
+        self.spawn(self._pass_on(take, topic, address, passage, values))
+
+    def spawn(self, what: Coroutine[object, object, None]) -> None:
+        """Do it beside everything else."""
+        self._group.create_task(what)
+
+    async def _pass_on(self, take: Take, topic: Topic, address: str, passage: Passage, values: tensors.Array) -> None:
+        try:
+            await self.send(topic, address, passage, values)
+        except RemoteError:
+            await self._tell(take, passage, take.last if topic == "forward" else take.first)
+
+    async def send(self, topic: Topic, address: str, like: Passage, values: tensors.Array) -> None:
+        """One tensor under the head of `like`. Raises `RemoteError` when it was not taken."""
+        body = await self._compute.run(lambda: _passage(like, self._codec, values), lane="gate")
+        for _ in range(BUSY_TRIES):
+            request = Request("POST", f"/v1/hops/{topic}", body)
+            reply = await self._board.call(address, request, deadline_s=HOP_DEADLINE_S)
+            if reply.status == 202:
+                return
+            if reply.status != 503:
+                break
+            await asyncio.sleep(BUSY_PAUSE_S)
+        raise RemoteError(f"{address} did not take a batch: {reply.status}")
+
+    def tell_failed(self, take: Take, passage: Passage, place: int) -> None:
+        """Tell the owner, soon, that its batch stopped at this shard."""
+        self.spawn(self._tell(take, passage, place))
+
+    async def _tell(self, take: Take, passage: Passage, place: int) -> None:
+        word = Word(run=take.run, owner=take.owner, epoch=passage.epoch, round=passage.round, batch=passage.batch,
+                    place=place)  # fmt: skip
+        with suppress(RemoteError):
+            await self.word(take.owner_address, "failed", word)
+
+    async def word(self, address: str, topic: str, word: Word) -> Reply:
+        """Say something short. Raises `RemoteError`."""
+        request = Request("POST", f"/v1/hops/{topic}", encode_word(word))
+        return await self._board.call(address, request, deadline_s=WORD_DEADLINE_S)
+
+
+def _passage(like: Passage, codec: str, values: tensors.Array) -> bytes:
+    payload = tensors.encode(codec, np.ascontiguousarray(values))
+    return encode_passage(
+        Passage(run=like.run, owner=like.owner, epoch=like.epoch, round=like.round, batch=like.batch,
+                is_training=like.is_training, codec=codec, shape=tuple(values.shape), payload=payload)
+    )  # fmt: skip

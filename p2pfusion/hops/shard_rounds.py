@@ -1,0 +1,35 @@
+"""A relay's part in the rounds of one shard, as an algorithm like any other: what its copies learnt is contributed.
+
+The node of a shard knows nothing of hops, and a relay knows no loss. Its round begins with the head of the shard, from
+which owners' copies are made, and ends when they are done; the mean of their changes is one contribution, worth as many
+as there were copies.
+"""
+
+from __future__ import annotations
+
+import math
+
+from p2pfusion.algorithms.base import Evaluation, Product, RoundContext, Vector
+from p2pfusion.core.blueprint import Blueprint
+from p2pfusion.hops.openings import Openings
+
+
+class ShardRounds:
+    """`algorithms.base.Algorithm` of one shard at a relay."""
+
+    def __init__(self, shard: int, blueprint: Blueprint, genesis: Vector, openings: Openings) -> None:
+        self.shard = shard
+        self.blueprint = blueprint
+        self.genesis = genesis
+        self.product = Product()
+        self._openings = openings
+
+    async def round(self, ctx: RoundContext) -> None:
+        whole = self.blueprint.whole()
+        learnt = await self._openings.collect(self.shard, await ctx.extract(whole))
+        if learnt is not None:
+            await ctx.contribute(whole, learnt.delta, learnt.samples, math.nan, float(learnt.copies))
+
+    def evaluate(self, model: Vector) -> Evaluation | None:
+        """A shard alone answers nothing."""
+        return None

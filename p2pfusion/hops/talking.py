@@ -1,0 +1,85 @@
+"""A device among devices: it beats, tells a few others what there is, and hears what they know.
+
+What it says of itself is given to it. Knows no chain and no shard.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+
+from p2pfusion.errors import RemoteError
+from p2pfusion.hops.site import Site
+from p2pfusion.seams import Reply, Request
+from p2pfusion.wire.hops import Offer, Offers, decode_offers, encode_offers, fit
+
+BEAT_S = 0.5
+"""Between two beats, as the gossip's."""
+PAUSE_S = 0.05
+"""Between two of them in any case, however much news there is."""
+DEADLINE_S = 2.0
+FAN_OUT = 3
+STRANGERS_MAX = 256
+"""Addresses of which nobody has spoken yet; more are ignored till some answer."""
+TALK = "talk"
+
+
+class Talking:
+    """Of one device."""
+
+    def __init__(self, site: Site, offer: Callable[[], Offer]) -> None:
+        """`offer`: what I say of myself, each time with a new beat."""
+        self._site, self._offer = site, offer
+        self._strangers: dict[str, None] = dict.fromkeys(site.config.node.peers)
+
+    def add(self, addresses: tuple[str, ...]) -> None:
+        """Somebody may be there."""
+        for address in addresses:
+            if address not in self._site.addresses and len(self._strangers) < STRANGERS_MAX:
+                self._strangers[address] = None
+        self._site.stir()
+
+    async def run(self) -> None:
+        """For ever."""
+        rng = self._site.doors.rng
+        while True:
+            known = self._site.directory.addresses()
+            unknown = [address for address in self._strangers if address not in known]
+            chosen = rng.sample(known, min(FAN_OUT, len(known))) + unknown[:FAN_OUT]
+            async with asyncio.TaskGroup() as group:
+                for address in chosen:
+                    group.create_task(self._exchange(address))
+            await asyncio.sleep(PAUSE_S)
+            await self._site.bell(TALK).wait(BEAT_S - PAUSE_S)
+
+    async def discover(self, tag: str) -> None:
+        """For ever: whoever announces the tag may be one of us."""
+        async for addresses in self._site.doors.discovery.found(tag):
+            self.add(addresses)
+
+    async def say_goodbye(self) -> None:
+        """Tell everybody at once what I say last."""
+        async with asyncio.TaskGroup() as group:
+            for offer in self._site.here():
+                group.create_task(self._exchange(offer.addresses[0]))
+
+    def answer(self, request: Request) -> Reply:
+        """The other side of an exchange. Raises `WireError`."""
+        self._hear(decode_offers(request.body))
+        return Reply(200, self._body())
+
+    async def _exchange(self, address: str) -> None:
+        with suppress(RemoteError):
+            request = Request("POST", "/v1/hops/offers", self._body())
+            reply = await self._site.board.call(address, request, deadline_s=DEADLINE_S)
+            if reply.status == 200:
+                self._strangers.pop(address, None)
+                self._hear(decode_offers(reply.body))
+
+    def _hear(self, heard: Offers) -> None:
+        if self._site.directory.hear(heard.offers, self._site.now_s()):
+            self._site.stir()
+
+    def _body(self) -> bytes:
+        return encode_offers(fit([self._offer(), *self._site.here()], self._site.me))

@@ -1,0 +1,178 @@
+"""Devices of a chain in virtual time: rounds, faults, and the same numbers as without a chain."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from p2pfusion.core.data import as_data
+from p2pfusion.core.genesis import genesis
+from p2pfusion.core.training import train
+from p2pfusion.hops.split import Split
+from p2pfusion.sim.loop import run
+from tests.hops.street import Street, samples, split_of
+
+ROOM = 10**6
+"""Bytes: enough for any stage here."""
+
+
+def fedavg(split: Split, owners: tuple[int, ...], rounds: int, steps: int) -> np.ndarray:
+    """The whole network trained by each owner, averaged round by round: what a chain must come to."""
+    model = genesis(split.blueprint, split.seed)
+    batches = {owner: as_data(samples(owner), 8, "train").batches(random.Random(owner)) for owner in owners}
+    whole = split.blueprint.whole()
+    for round_ in range(1, rounds + 1):
+        recipe = split.recipe(round_)
+        deltas = []
+        for owner in owners:
+            trained = train(split.blueprint, whole, model, batches[owner], replace(recipe, steps=steps))
+            deltas.append(trained.after - model)
+        model = model + sum(deltas[1:], deltas[0]) / np.float32(len(deltas))
+    return model
+
+
+async def together(owners: int, relays: int, rounds: int, steps: int = 4) -> Street:
+    async with Street(split_of()) as street:
+        for host in range(1, owners + 1):
+            street.start(host, rounds=rounds, steps=steps)
+        for host in range(owners + 1, owners + relays + 1):
+            street.start(host, owns=False, relay_bytes=ROOM)
+        await street.owners_done()
+        await street.until(lambda: all(tip >= rounds for tip in street.tips().values()))
+    return street
+
+
+@pytest.mark.parametrize(("owners", "relays"), [(1, 1), (2, 2), (3, 3)])
+def test_a_chain_comes_to_what_averaging_whole_networks_comes_to(owners: int, relays: int) -> None:
+    """The same batches, fresh optimisers every round, the mean over owners: MP-SL is FedAvg in pieces."""
+    street = run(lambda: together(owners, relays, rounds=4), until_s=1000.0)
+    assert [len(reports) for reports in street.reports.values()] == [4] * owners
+    expected = fedavg(street.split, tuple(range(1, owners + 1)), rounds=4, steps=4)
+    assert np.abs(street.model() - expected).max() <= 1e-5
+    assert np.abs(expected - genesis(street.split.blueprint, 0)).max() > 0.05
+
+
+def test_every_shard_has_a_holder_and_a_backup_and_no_device_holds_the_whole_network() -> None:
+    street = run(lambda: together(2, 3, rounds=2), until_s=1000.0)
+    held = [frozenset(device.holding.nodes) for device in street.devices.values()]
+    everything = frozenset(range(street.split.shards.count))
+    assert all(sum(shard in one for one in held) >= 2 for shard in everything)
+    assert all(one < everything for one in held)
+    chains = {}
+    for device in street.devices.values():
+        for shard, node in device.holding.nodes.items():
+            chains.setdefault(shard, set()).add(node.state.ledger.tip.chain)
+    assert all(len(found) == 1 for found in chains.values())
+
+
+def test_a_relay_that_dies_in_the_middle_of_a_round_costs_a_batch_of_each_owner() -> None:
+    async def main() -> tuple[Street, float]:
+        async with Street(split_of()) as street:
+            for host in (1, 2):
+                street.start(host, rounds=6, steps=20)
+            for host in (3, 4, 5):
+                street.start(host, owns=False, relay_bytes=ROOM)
+            owner = street.devices[1]
+            await street.until(lambda: owner.owner is not None and owner.owner.figures.batches == 50)
+            patience_s, done = owner.owner.patience_s, owner.owner.figures.batches
+            lost = next(h for h, d in street.devices.items() if d.me == owner.owner.linking.chain[1].device)
+            street.crash(lost)
+            began_s = asyncio.get_running_loop().time()
+            await street.until(lambda: owner.owner.figures.batches > done + 1)
+            pause_s = asyncio.get_running_loop().time() - began_s
+            await street.owners_done()
+        return street, pause_s / patience_s
+
+    street, patiences = run(main, until_s=2000.0)
+    owners = [street.devices[host].owner for host in (1, 2)]
+    assert [owner.figures.batches for owner in owners] == [120, 120]
+    assert all(owner.figures.lost <= 2 for owner in owners)
+    assert patiences <= 2 + 2.0  # the call that finds nobody there has a deadline of its own
+    assert [len(street.reports[host]) for host in (1, 2)] == [6, 6]
+
+
+def test_an_owner_that_dies_holds_nobody_up_and_frees_its_copies() -> None:
+    async def main() -> Street:
+        async with Street(split_of()) as street:
+            for host in (1, 2):
+                street.start(host, rounds=8)
+            street.start(3, rounds=8)
+            for host in (4, 5):
+                street.start(host, owns=False, relay_bytes=ROOM)
+            await street.until(lambda: len(street.reports.get(1, [])) >= 3)
+            street.crash(3)
+            await asyncio.gather(street.tasks[1], street.tasks[2])
+            relay = street.devices[4].relay
+            assert relay is not None
+            await street.until(lambda: not relay.owners_at(1), limit_s=30.0)
+        return street
+
+    street = run(main, until_s=2000.0)
+    assert [len(street.reports[host]) for host in (1, 2)] == [8, 8]
+
+
+def test_an_owner_that_comes_later_learns_where_the_others_stand() -> None:
+    async def main() -> Street:
+        async with Street(split_of()) as street:
+            street.start(1, rounds=12)
+            for host in (3, 4):
+                street.start(host, owns=False, relay_bytes=ROOM)
+            await street.until(lambda: len(street.reports.get(1, [])) >= 4)
+            street.start(2, rounds=12)
+            await street.owners_done()
+        return street
+
+    street = run(main, until_s=2000.0)
+    assert len(street.reports[1]) == 12
+    assert 4 <= len(street.reports[2]) <= 8
+    chains = {street.devices[host].holding.nodes[0].state.ledger.tip.chain for host in (1, 2)}
+    assert len(chains) == 1
+
+
+def test_a_relay_that_leaves_is_replaced_and_its_shards_live_on() -> None:
+    async def main() -> Street:
+        async with Street(split_of()) as street:
+            street.start(1, rounds=10)
+            for host in (3, 4, 5):
+                street.start(host, owns=False, relay_bytes=ROOM)
+            await street.until(lambda: len(street.reports.get(1, [])) >= 3)
+            owner = street.devices[1].owner
+            assert owner is not None
+            gone = next(h for h, d in street.devices.items() if d.me == owner.linking.chain[0].device)
+            await street.leave(gone)
+            await street.owners_done()
+            await street.until(lambda: all(tip >= 9 for tip in street.tips().values()), limit_s=30.0)
+        return street
+
+    street = run(main, until_s=2000.0)
+    assert len(street.reports[1]) == 10
+
+
+def test_a_relay_without_room_is_not_asked_to_hold_what_it_cannot() -> None:
+    split = split_of()
+    stage = split.memory_bytes(1, 1, 1)
+
+    async def main() -> Street:
+        async with Street(split) as street:
+            street.start(1, rounds=3)
+            street.start(3, owns=False, relay_bytes=stage)
+            street.start(4, owns=False, relay_bytes=ROOM)
+            await street.owners_done()
+        return street
+
+    street = run(main, until_s=2000.0)
+    owner = street.devices[1].owner
+    assert owner is not None
+    small = next(hop for hop in owner.linking.chain if hop.device == street.devices[3].me)
+    assert small.first == small.last
+    assert street.devices[3].relay is not None
+    assert street.devices[3].relay.taken_bytes <= stage
+
+
+def test_with_one_seed_one_history() -> None:
+    models = [run(lambda: together(2, 2, rounds=3), until_s=1000.0).model().tobytes() for _ in range(2)]
+    assert models[0] == models[1]
