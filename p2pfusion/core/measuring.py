@@ -76,7 +76,8 @@ def measure(
     """Measure for about so many seconds, and at least two repetitions of every block.
 
     `values`: the whole model's, flat float32, or parameter by parameter; they stay as they are. On the CPU, where a
-    clock sees when work is done. Raises `TaskError` for a network that cannot be cut, `TrainingError` for one that fails.
+    clock sees when work is done. Raises `TaskError` for a network that cannot be cut, `TrainingError` for one that
+    fails.
     """
     x, y = batch
     costs: list[BlockCost] = []
