@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from p2pfusion.core.submodel import SubModel
     from p2pfusion.core.task import Task
     from p2pfusion.errors import LocalError, P2PFusionError, RemoteError, TaskError
+    from p2pfusion.net.chained import chained_device
     from p2pfusion.net.lan import lan_node
     from p2pfusion.node import Done, Node, PeerEvent, WarningEvent
     from p2pfusion.store.exported import load_model
@@ -28,6 +29,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "lan_node": "p2pfusion.net.lan",
+    "chained_device": "p2pfusion.net.chained",
     "load_model": "p2pfusion.store.exported",
     "Task": "p2pfusion.core.task",
     "Node": "p2pfusion.node",
@@ -53,6 +55,7 @@ _HOMES = {
 
 __all__ = [
     "lan_node",
+    "chained_device",
     "load_model",
     "Task",
     "Node",

@@ -21,6 +21,7 @@ from p2pfusion.app.planned import OneHop, Planned, PlannedStage, SideBySide
 from p2pfusion.app.relays import parse_device, read_devices
 from p2pfusion.core.estimating import chain_of, check_owner, one_hop, owner_bytes, side_by_side, side_by_side_s
 from p2pfusion.core.planning import OWNERS_MAX, Order, Plan, Relay, owners_max, plan
+from p2pfusion.core.playing import round_s
 from p2pfusion.core.profiles import TEXT_BYTES_MAX, Profile, from_json, to_json
 from p2pfusion.errors import StoreError, TaskError, UsageError
 
@@ -121,7 +122,7 @@ def planned_of(order: Order, found: Plan, owner: Relay, batches: int) -> Planned
         batch_s=times.batch_s,
         first_batch_s=times.loop_s,
         fill_owners=times.fill_owners,
-        round_s=times.all_s(batches),
+        round_s=round_s(times, batches),
         owners_max=owners_max(replace(order, owners=min(OWNERS_MAX, max(order.owners, times.fill_owners)))),
         one_hop=_one_hop(order, owner, batches),
         side_by_side=_side_by_side(order, owner, batches),
@@ -133,7 +134,8 @@ def _one_hop(order: Order, owner: Relay, batches: int) -> OneHop:
     relay, times = order.relays[stage.relay], chain_of(order, [stage], owner)
     need = order.memory_bytes(stage.start, stage.stop)
     fits = relay.memory_bytes is None or need <= relay.memory_bytes
-    return OneHop(relay=relay.name, memory_bytes=need, fits=fits, batch_s=times.batch_s, round_s=times.all_s(batches))
+    whole_s = round_s(times, batches)
+    return OneHop(relay=relay.name, memory_bytes=need, fits=fits, batch_s=times.batch_s, round_s=whole_s)
 
 
 def _side_by_side(order: Order, owner: Relay, batches: int) -> SideBySide | None:

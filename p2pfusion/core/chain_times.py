@@ -36,7 +36,7 @@ class OwnerTimes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RelayTimes:
-    """Seconds of one batch at one relay: f_p, b_p (the optimiser's step included), and its own link.
+    """Seconds of one batch at one relay: f_p, b_p (the optimiser's step, `step_s`, included), and its own link.
 
     `in_s` is what its link takes for the activation that comes in, or the gradient that goes back; `out_s` for the
     other side. A hop between two relays takes the longer of both ends.
@@ -46,6 +46,7 @@ class RelayTimes:
     backward_s: float
     in_s: float = 0.0
     out_s: float = 0.0
+    step_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

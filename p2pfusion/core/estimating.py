@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from p2pfusion.core.chain_times import ChainTimes, OwnerTimes
 from p2pfusion.core.planning import Order, Relay, Stage
+from p2pfusion.core.playing import round_s
 from p2pfusion.errors import TaskError
 
 
@@ -68,7 +69,7 @@ def side_by_side(order: Order) -> tuple[int, ...] | None:
 def side_by_side_s(order: Order, counts: Sequence[int], owner: Relay, batches: int) -> float:
     """Seconds of a round that way: of the relay that is done last."""
     alone = [(replace(order, owners=count, everybody=False), number) for number, count in enumerate(counts) if count]
-    return max(_alone(one, number, owner).all_s(batches) for one, number in alone)
+    return max(round_s(_alone(one, number, owner), batches) for one, number in alone)
 
 
 def _everything(order: Order, relay: int) -> Stage:

@@ -61,6 +61,7 @@ class Relay:
             backward_s=profile.backward_s(start, stop) / self.speed,
             in_s=link(profile.output_bytes(start)),
             out_s=link(profile.output_bytes(stop)),
+            step_s=profile.optimiser_s(start, stop) / self.speed,
         )
 
 

@@ -108,6 +108,10 @@ class Profile:
         3.4)."""
         return float(self._sum(start, stop, "backward_s", "optimiser_s"))
 
+    def optimiser_s(self, start: int, stop: int) -> float:
+        """Seconds of their optimiser step, which `backward_s` counts too."""
+        return float(self._sum(start, stop, "optimiser_s"))
+
     def output_bytes(self, stop: int) -> int:
         """What leaves block `stop - 1`; 0 in front of the first, for a batch of inputs never leaves its owner."""
         return self._outputs[stop]

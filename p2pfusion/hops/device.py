@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
 
+from blake3 import blake3
+
 from p2pfusion.algorithms.base import RoundReport
 from p2pfusion.core.data import Batch, Data
 from p2pfusion.errors import LocalError, WireError
@@ -75,7 +77,8 @@ class Device:
 
     async def __aenter__(self) -> Self:
         """Listen, announce, begin. Raises `PortError`."""
-        group, doors, tag = await self._group.__aenter__(), self._doors, self.split.tag.hex()
+        group, doors = await self._group.__aenter__(), self._doors
+        tag = blake3(b"p2pfusion chain " + self.split.swarm.encode()).hexdigest()[:16]
         addresses = await self._board.open(self._answer)
         self.site = Site(
             me=self.me,
@@ -282,4 +285,11 @@ class Device:
         """Do without owners that are late or gone."""
         while True:
             await asyncio.sleep(WATCH_S)
-            relay.leave_behind(self.site.now_s(), {offer.device for offer in self.site.here()} | {self.me})
+            relay.leave_behind(self.site.now_s(), self._users())
+
+    def _users(self) -> set[bytes]:
+        """Owners whose chain leads through here, as they say."""
+        chains = {offer.device: offer.chain for offer in self.site.here()}
+        if self.owner is not None:
+            chains[self.me] = self.owner.linking.chain
+        return {owner for owner, chain in chains.items() if any(hop.device == self.me for hop in chain)}

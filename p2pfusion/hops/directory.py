@@ -30,12 +30,17 @@ class Directory:
         """`silent_s`: after so long without a new beat a device counts as gone."""
         self._me, self._run, self._silent_s = me, run, silent_s
         self._known: dict[bytes, _Known] = {}
+        self.stranger: str | None = None
+        """Somebody of this swarm who trains another network, or this one dealt or started otherwise."""
 
     def hear(self, offers: Iterable[Offer], now_s: float) -> bool:
         """Take what is newer; True when something other than a beat changed."""
         has_changed = False
         for offer in offers:
-            if offer.device == self._me or offer.run != self._run:
+            if offer.device == self._me:
+                continue
+            if offer.run != self._run:
+                self.stranger = offer.name
                 continue
             known = self._known.get(offer.device)
             if known is None:

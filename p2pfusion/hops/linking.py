@@ -15,7 +15,7 @@ from contextlib import suppress
 from functools import partial
 
 from p2pfusion.errors import RemoteError, TaskError
-from p2pfusion.hops.chains import Chain, backups, choose, mend, times
+from p2pfusion.hops.chains import Chain, backups, choose, fits, mend, times
 from p2pfusion.hops.sending import WORD_DEADLINE_S
 from p2pfusion.hops.site import Site
 from p2pfusion.seams import Request
@@ -47,6 +47,7 @@ class Linking:
         self._site = site
         self._full: dict[bytes, float] = {}
         self._planned_with: frozenset[bytes] = frozenset()
+        self._planned_for = 0
         self._kept: tuple[Hop, ...] = ()
 
     # -- who is there --------------------------------------------------------------------------------------------------
@@ -98,16 +99,16 @@ class Linking:
 
     async def end(self, round_: int) -> None:
         """My round is over: every relay may hand in what it learnt for me."""
-        await self._say("end", self.chain, round_)
+        await self._say("end", self.chain, self.epoch, round_)
 
     async def leave(self) -> None:
         """Give all seats back."""
-        await self._say("leave", self.chain, 0)
+        await self._say("leave", self.chain, self.epoch)
 
     # -- how -----------------------------------------------------------------------------------------------------------
 
     def _reconsider(self) -> None:
-        """Take the planner's chain, or as the planner a better one when relays came; replace those who are gone."""
+        """Take the planner's chain, as the planner another when relays or owners came; replace who is gone."""
         relays, planner = self._relays(), self._planner()
         here = {one.device for one in relays}
         if planner is not None and planner.chain and here.issuperset(hop.device for hop in planner.chain):
@@ -120,7 +121,7 @@ class Linking:
             self._move(partial(self._without, gone))
         elif not self.chain:
             self._move(lambda: choose(self.split, relays, self.owners))
-        elif planner is None and here - self._planned_with:
+        elif planner is None and (here - self._planned_with or self.owners > self._planned_for):
             self._move(lambda: self._better(relays))
 
     def _without(self, lost: Collection[bytes]) -> Chain:
@@ -128,12 +129,14 @@ class Linking:
 
     def _better(self, relays: list[Offer]) -> Chain:
         found = choose(self.split, relays, self.owners)
+        if not fits(self.split, self.chain, relays, self.owners):
+            return found
         before_s, after_s = (times(self.split, one, relays, self.owners).batch_s for one in (self.chain, found))
         return found if after_s <= BETTER_SHARE * before_s else self.chain
 
     def _move(self, plan: Callable[[], Chain]) -> None:
         """Go over to another chain, if there is one; those who are in it no more are told."""
-        self._planned_with = frozenset(one.device for one in self._relays())
+        self._planned_with, self._planned_for = frozenset(one.device for one in self._relays()), self.owners
         try:
             chain = plan()
         except TaskError:
@@ -141,7 +144,7 @@ class Linking:
         if chain == self.chain:
             return
         dropped = [hop for hop in self.chain if hop.device not in {one.device for one in chain}]
-        self._site.sender.spawn(self._say("leave", tuple(dropped), 0))
+        self._site.sender.spawn(self._say("leave", tuple(dropped), self.epoch))
         self.replanned += bool(self.chain)
         self.chain, self.epoch = chain, self.epoch + 1
 
@@ -188,9 +191,9 @@ class Linking:
             with suppress(RemoteError):
                 await self._call(hop, "back", encode_back(back))
 
-    async def _say(self, topic: str, chain: Chain, round_: int) -> None:
+    async def _say(self, topic: str, chain: Chain, epoch: int, round_: int = 0) -> None:
         for hop in chain:
-            word = Word(run=self.split.tag, owner=self.me, epoch=self.epoch, round=round_, batch=0, place=hop.first)
+            word = Word(run=self.split.tag, owner=self.me, epoch=epoch, round=round_, batch=0, place=hop.first)
             with suppress(RemoteError):
                 await self._site.sender.word(hop.address, topic, word)
 

@@ -73,6 +73,7 @@ class Openings:
         loop = asyncio.get_running_loop()
         opening = self._open[shard] = _Opening(next(self._numbers), values, loop.time(), loop.create_future())
         self._changed()
+        self.close(shard)  # whoever it was opened for may have left meanwhile
         try:
             return await opening.closed
         finally:

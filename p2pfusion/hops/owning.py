@@ -26,7 +26,7 @@ from p2pfusion.core.blueprint import Blueprint
 from p2pfusion.core.data import Batch, Data
 from p2pfusion.core.objectives import correct
 from p2pfusion.core.splitting import Ends
-from p2pfusion.errors import RemoteError
+from p2pfusion.errors import RemoteError, TrainingError
 from p2pfusion.hops.linking import HopLost, Linking
 from p2pfusion.hops.sending import Topic
 from p2pfusion.hops.site import Site
@@ -39,6 +39,10 @@ TIMES_KEPT = 64
 """Batches that patience is learnt from, as the cadence keeps."""
 PREDICTED_SHARE = 4.0
 """Patience before the first batch, in forecasts of a batch: a plan knows a device's calm speed, not its bad moments."""
+LEAST_SHARE = 2.0
+"""And never less than so many: owners come and go, and all of them at once make each wait for all the others."""
+SLOWER = 2.0
+"""How much longer than its patience a batch that was given up might have taken."""
 PATIENCE_MIN_S = 1.0
 """Less would take a collector's pause or a lost packet for a lost hop."""
 EVALUATION_BATCHES_MAX = 64
@@ -93,7 +97,7 @@ class Owner:
         match topic:
             case "forward" | "backward":
                 passage = decode_passage(request.body)
-                waiting = self._waiting.pop((topic, passage.epoch, passage.batch), None)
+                waiting = self._waiting.get((topic, passage.epoch, passage.batch))
                 if waiting is None or passage.owner != self.linking.me or passage.run != self.split.tag:
                     return Reply(404, b"batch")
                 if not waiting.done():
@@ -105,6 +109,8 @@ class Owner:
         return None
 
     def _failed(self, word: Word) -> None:
+        if word.owner != self.linking.me or word.run != self.split.tag:
+            return
         for (_, epoch, batch), waiting in list(self._waiting.items()):
             if (epoch, batch) == (word.epoch, word.batch) and not waiting.done():
                 waiting.set_exception(HopLost(word.place))
@@ -143,6 +149,8 @@ class Owner:
                 losses.append(await self._batch(ctx.round, ends, x, y))
             except HopLost as error:
                 self.figures.lost += 1
+                # Whoever was only slow is given more time; a hop that is gone is found by asking.
+                self._times_s.append(SLOWER * (loop.time() - begin_s))
                 ends.drop()
                 await self.linking.mend(error.place, ctx.round)
                 continue
@@ -159,7 +167,10 @@ class Owner:
         came = await self._through(head, "forward", self.linking.chain[0].address, activation)
         loss, gradient = await self._compute.run(lambda: ends.finish(came, y), cost_s=last[0] + last[1])
         back = await self._through(head, "backward", self.linking.chain[-1].address, gradient)
-        await self._compute.run(lambda: ends.end(back), cost_s=first[1])
+        try:
+            await self._compute.run(lambda: ends.end(back), cost_s=first[1])
+        except ValueError:  # not the gradient of what was sent
+            raise HopLost(self.linking.chain[0].first) from None
         return loss
 
     def _head(self, round_: int, *, is_training: bool = True) -> Passage:
@@ -187,6 +198,8 @@ class Owner:
                 await self._sender.send(topic, address, head, values)
                 passage: Passage = await waiting
             return torch.from_numpy(tensors.decode(passage.codec, passage.payload, passage.shape))
+        except ValueError as error:  # too large, or not finite
+            raise TrainingError(f"what goes to the next hop cannot be sent: {error}") from error
         except TimeoutError:
             raise HopLost(None) from None
         except HopLost:
@@ -195,12 +208,16 @@ class Owner:
             raise HopLost(place) from None
         finally:
             self._waiting.pop(key, None)
+            if waiting.done() and not waiting.cancelled():
+                waiting.exception()  # seen, also where sending failed first
 
     @property
     def patience_s(self) -> float:
         """How long one way through the chain may take: learnt, before that from the plan's forecast."""
-        first_s = max(PATIENCE_MIN_S, PREDICTED_SHARE * self.linking.batch_s)
-        return learnt_s(self._times_s, replace(_LEARNING, patience_first_s=first_s, patience_max_s=max(60.0, first_s)))
+        said_s = self.linking.batch_s
+        first_s = max(PATIENCE_MIN_S, PREDICTED_SHARE * said_s)
+        learning = replace(_LEARNING, patience_first_s=first_s, patience_max_s=max(_LEARNING.patience_max_s, first_s))
+        return max(LEAST_SHARE * said_s, learnt_s(self._times_s, learning))
 
     # -- accuracy ------------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,8 @@
 
 What an owner asks (`take`) is answered at once: room or not, ready or not yet. What travels is put into the queue and
 accepted; the queue's worker computes, and what it computed is sent on while the next is computed: the gradient before
-the step that follows from it. One batch of an owner is under way at a time, so the queue is bounded by the seats.
+the step that follows from it. One batch of an owner is under way at a time; what comes twice is done once. Only the
+worker touches copies: a batch that counts no more is dropped in its turn, never under the hands of the executor.
 
 Knows no ledger: rounds begin and end in `openings`, and which shards have a node here is the device's affair. Source:
 PAPERS.md 3.1; ours: seats, epochs, being full.
@@ -13,13 +14,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from itertools import count as numbers
 
 import torch
 
 from p2pfusion.core.splitting import Copy
-from p2pfusion.errors import TrainingError, WireError
-from p2pfusion.hops.openings import Openings, Start
+from p2pfusion.errors import LocalError, WireError
+from p2pfusion.hops.openings import Openings
+from p2pfusion.hops.seats import FIRST, Doing, Job, Seat
 from p2pfusion.hops.site import Site
 from p2pfusion.seams import Reply, Request
 from p2pfusion.wire import tensors
@@ -27,45 +29,13 @@ from p2pfusion.wire.hops import Passage, Take, Word, decode_passage, decode_take
 
 SEATS_MAX = 128
 """Owners at one relay: each takes memory for a copy, and a hundred are the papers' largest figure."""
+QUEUE_MAX = 4 * SEATS_MAX
+"""Things to do at once: a batch, a step, an end and a drop of every seat. Whoever asks for more is told to wait."""
 GONE_S = 3.0
-"""An owner that nobody has heard of any more, and that has asked for nothing for so long, has no seat."""
+"""An owner that is gone or goes through others, and that has asked for nothing for so long, has no seat."""
 READY, NOT_YET, ACCEPTED = Reply(200, b"ready"), Reply(202, b"not yet"), Reply(202, b"accepted")
 FULL, BUSY = Reply(503, b"full"), Reply(503, b"busy")
 NO_SEAT, OLD = Reply(404, b"seat"), Reply(409, b"old")
-
-Doing = Literal["forward", "backward", "step", "end"]
-
-
-@dataclass(slots=True)
-class Seat:
-    """One owner at this relay: what it asked for, its copy once a batch has come, how it stands."""
-
-    take: Take
-    heard_s: float
-    copy: Copy | None = None
-    start: Start | None = None
-    samples: int = 0
-    """What the copy has learnt from in this round."""
-    batch: int = 0
-    """Samples of the batch under way."""
-    is_queued: bool = False
-    """A batch of its waits or is computed."""
-    parked: Job | None = None
-    """A batch that waits for its shards' rounds to open."""
-
-    @property
-    def shards(self) -> range:
-        return range(self.take.first, self.take.last + 1)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Job:
-    """Something to do with a seat's copy."""
-
-    seat: Seat
-    doing: Doing
-    passage: Passage | None = None
-    epoch: int = 0
 
 
 @dataclass(slots=True)
@@ -76,6 +46,8 @@ class Figures:
     backward_s: float = 0.0
     batches: int = 0
     copies_most: int = 0
+    stage: tuple[int, int] | None = None
+    """First and last shard of the stage that was asked for last."""
     failures: int = 0
     lost: list[str] = field(default_factory=list)
 
@@ -90,7 +62,9 @@ class Relay:
         self.figures = Figures()
         self._compute, self._sender, self._hold, self._stir = site.doors.compute, site.sender, hold, stir
         self._seats: dict[bytes, Seat] = {}
-        self._queue: asyncio.Queue[Job] = asyncio.Queue(4 * SEATS_MAX)  # a batch, a step, an end: three of a seat
+        self._queue: asyncio.PriorityQueue[tuple[int, int, Job]] = asyncio.PriorityQueue()
+        """Bounded where things are accepted."""
+        self._numbers = numbers()
 
     # -- who sits here -------------------------------------------------------------------------------------------------
 
@@ -141,32 +115,52 @@ class Relay:
         elif take.epoch > seat.take.epoch:
             self._interrupt(seat)
         seat.take, seat.heard_s = take, _now_s()
+        self.figures.stage = take.first, take.last
         self.figures.copies_most = max(self.figures.copies_most, len(self._seats))
         self._hold(seat.shards)
         self._stir(seat.shards)
-        is_ready = seat.copy is not None or self.openings.start(seat.shards, take.owner) is not None
-        return READY if is_ready else NOT_YET
+        is_open = seat.copy is not None or self.openings.start(seat.shards, take.owner) is not None
+        return READY if is_open and not seat.is_ending else NOT_YET
 
     def _passage(self, doing: Doing, passage: Passage) -> Reply:
         seat = self._seats.get(passage.owner)
         if seat is None or passage.run != self.split.tag or passage.epoch != seat.take.epoch:
             return NO_SEAT
-        if seat.is_queued:
+        newest = seat.forwarded if doing == "forward" else seat.returned
+        if passage.batch < newest or (doing == "backward" and passage.batch != seat.forwarded):
+            return OLD
+        if passage.batch == newest:
+            return ACCEPTED  # it came twice
+        if seat.is_queued or self._queue.qsize() >= QUEUE_MAX:
             return BUSY
         seat.heard_s, seat.is_queued = _now_s(), True
-        self._queue.put_nowait(Job(seat, doing, passage, passage.epoch))
+        if doing == "forward":
+            seat.forwarded = passage.batch
+        else:
+            seat.returned = passage.batch
+        self._add(Job(seat, doing, passage))
         return ACCEPTED
 
     def _word(self, topic: str, word: Word) -> Reply:
         seat = self._seats.get(word.owner)
-        if seat is None or word.epoch != seat.take.epoch:
+        if seat is None or word.run != self.split.tag:
             return NO_SEAT
-        seat.heard_s = _now_s()
-        if topic == "leave":
+        if topic == "leave" and word.epoch >= seat.take.epoch:  # it may have gone on without asking here again
             self._leave(word.owner)
-        else:
-            self._queue.put_nowait(Job(seat, "end", None, word.epoch))
+            return ACCEPTED
+        if word.epoch != seat.take.epoch:
+            return NO_SEAT
+        if self._queue.qsize() >= QUEUE_MAX:
+            return BUSY
+        seat.heard_s = _now_s()
+        self._finish(seat)
         return ACCEPTED
+
+    def _finish(self, seat: Seat) -> None:
+        """Hand in what the seat's copy learnt, behind everything that it has still to do."""
+        if not seat.is_ending:
+            seat.is_ending = True
+            self._add(Job(seat, "end"))
 
     def _leave(self, owner: bytes) -> None:
         """Free the owner's copy; what it learnt since its round began is gone with it."""
@@ -177,42 +171,51 @@ class Relay:
                 self.openings.close(shard)
             self._stir(seat.shards)
 
-    def leave_behind(self, now_s: float, here: Collection[bytes]) -> None:
-        """Do without owners that let the others wait: what their copies learnt counts; those that are gone leave."""
+    def leave_behind(self, now_s: float, users: Collection[bytes]) -> None:
+        """Do without owners that let the others wait: what their copies learnt counts.
+
+        Those that are not among `users`, the owners whose chain leads through here, leave.
+        """
         for owner, seat in list(self._seats.items()):
-            if owner not in here and now_s - seat.heard_s > GONE_S:
+            if owner not in users and now_s - seat.heard_s > GONE_S:
                 self.figures.lost.append(owner.hex())
                 self._leave(owner)
         for shard, owner in self.openings.late(now_s):
             seat = self._seats[owner]
-            if seat.copy is not None and shard in seat.shards:
-                self._interrupt(seat)
-                self._queue.put_nowait(Job(seat, "end", None, seat.take.epoch))
+            if seat.copy is not None:
+                self._finish(seat)
             else:
                 start = self.openings.start(range(shard, shard + 1), owner)
                 if start is not None:
                     self.openings.hand_in(shard, start.numbers[0], owner, start.values, 0)
 
     def _interrupt(self, seat: Seat) -> None:
-        """Forget the batch under way."""
+        """Forget the batch under way, behind what has still to be done for those before it."""
         seat.is_queued, seat.parked = False, None
-        if seat.copy is not None:
-            seat.copy.drop()
+        if seat.copy is not None and not seat.is_dropping:
+            seat.is_dropping = True
+            self._add(Job(seat, "drop"))
 
     # -- what it does --------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Compute one thing after the other, for ever."""
         while True:
-            job = await self._queue.get()
+            _, _, job = await self._queue.get()
             if self._is_current(job):
                 try:
                     await self._do(job)
-                except (TrainingError, WireError, ValueError) as error:
-                    self._failed(job, error)
+                except (LocalError, WireError, ValueError):
+                    self._failed(job)
+
+    def _add(self, job: Job) -> None:
+        self._queue.put_nowait((FIRST[job.doing], next(self._numbers), job))
 
     def _is_current(self, job: Job) -> bool:
-        return self._seats.get(job.seat.take.owner) is job.seat and job.seat.take.epoch == job.epoch
+        """A batch counts in the epoch that it began in; steps, ends and drops as long as there is the seat."""
+        take = job.seat.take
+        is_of_epoch = job.passage is None or job.passage.epoch == take.epoch
+        return is_of_epoch and self._seats.get(take.owner) is job.seat
 
     async def _do(self, job: Job) -> None:
         match job.doing:
@@ -221,9 +224,16 @@ class Relay:
             case "backward":
                 await self._backward(job)
             case "step":
-                await self._step(job)
+                job.seat.is_stepping = False
+                await self._step(job.seat)
             case "end":
+                await self._step(job.seat)
                 await self._end(job.seat)
+            case "drop":
+                job.seat.is_dropping = False
+                await self._step(job.seat)
+                if job.seat.copy is not None:
+                    job.seat.copy.drop()
 
     async def _forward(self, job: Job) -> None:
         seat, passage = job.seat, job.passage
@@ -231,6 +241,7 @@ class Relay:
         if seat.copy is None and not await self._copied(seat, passage.round):
             seat.parked = job
             return
+        await self._step(seat)
         copy = seat.copy
         if copy is None or not self._is_current(job):
             return
@@ -257,21 +268,22 @@ class Relay:
         seat, passage, copy = job.seat, job.passage, job.seat.copy
         assert passage is not None
         if copy is None:
-            seat.is_queued = False
-            return  # left behind meanwhile: the batch counts nowhere, and its owner will notice
+            raise ValueError("left behind meanwhile: the batch counts nowhere")
         gradient = torch.from_numpy(tensors.decode(passage.codec, passage.payload, passage.shape))
-        began_s, cost_s = _now_s(), self.split.backward_s(seat.take.first, seat.take.last)
+        began_s, cost_s = _now_s(), self.split.backward_s(*_ends(seat)) - self.split.step_s(*_ends(seat))
         back = await self._compute.run(lambda: copy.backward(gradient), cost_s=cost_s)
         self.figures.backward_s += _now_s() - began_s
         if self._is_current(job):
             seat.is_queued = False
             self._sender.pass_on(seat.take, "backward", seat.take.previous, passage, back)
-            self._queue.put_nowait(Job(seat, "step", None, job.epoch))
+            if not seat.is_stepping:
+                seat.is_stepping = True
+                self._add(Job(seat, "step"))
 
-    async def _step(self, job: Job) -> None:
-        seat, copy = job.seat, job.seat.copy
+    async def _step(self, seat: Seat) -> None:
+        copy = seat.copy
         if copy is not None and copy.is_due:
-            await self._compute.run(copy.step)
+            await self._compute.run(copy.step, cost_s=self.split.step_s(*_ends(seat)))
             self.figures.batches += 1
             seat.samples += seat.batch
 
@@ -279,11 +291,12 @@ class Relay:
         """The owner's round is over: hand in what its copy learnt, shard by shard."""
         copy, start = seat.copy, seat.start
         if copy is None or start is None:
+            seat.is_ending = False
             return
         values = await self._compute.run(lambda: copy.values)
         if seat.copy is not copy:
-            return
-        seat.copy = seat.start = None
+            return  # it left meanwhile
+        seat.copy, seat.start, seat.is_ending = None, None, False
         for (shard, span), number in zip(self.split.sizes(*_ends(seat)), start.numbers, strict=True):
             self.openings.hand_in(shard, number, seat.take.owner, values[span], seat.samples)
 
@@ -291,17 +304,18 @@ class Relay:
         """Rounds opened or closed: whoever waited is looked at again."""
         for seat in self._seats.values():
             if seat.parked is not None:
-                self._queue.put_nowait(seat.parked)
+                self._add(seat.parked)
                 seat.parked = None
 
-    def _failed(self, job: Job, error: Exception) -> None:
-        """The owner's batch cannot be computed here: it is told, and its batch forgotten."""
+    def _failed(self, job: Job) -> None:
+        """The owner's batch cannot be computed here: it is told, and its batch forgotten, if it still counts."""
         self.figures.failures += 1
+        if not self._is_current(job):
+            return
         self._interrupt(job.seat)
         take, passage = job.seat.take, job.passage
         if passage is not None:
             self._sender.tell_failed(take, passage, take.first)
-        del error
 
 
 def _ends(seat: Seat) -> tuple[int, int]:

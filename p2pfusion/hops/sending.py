@@ -51,11 +51,13 @@ class Sender:
     async def _pass_on(self, take: Take, topic: Topic, address: str, passage: Passage, values: tensors.Array) -> None:
         try:
             await self.send(topic, address, passage, values)
-        except RemoteError:
+        except (RemoteError, ValueError):  # not taken; or what came out cannot be sent, being not finite, say
             await self._tell(take, passage, take.last if topic == "forward" else take.first)
 
     async def send(self, topic: Topic, address: str, like: Passage, values: tensors.Array) -> None:
-        """One tensor under the head of `like`. Raises `RemoteError` when it was not taken."""
+        """One tensor under the head of `like`. Raises `RemoteError` when it was not taken, `ValueError` for values or a
+        size that the codec cannot say.
+        """
         body = await self._compute.run(lambda: _passage(like, self._codec, values), lane="gate")
         for _ in range(BUSY_TRIES):
             request = Request("POST", f"/v1/hops/{topic}", body)

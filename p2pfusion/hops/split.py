@@ -10,12 +10,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from blake3 import blake3
+
 from p2pfusion.core.blueprint import Blueprint
 from p2pfusion.core.genesis import genesis
 from p2pfusion.core.profiles import BlockCost, Profile
 from p2pfusion.core.shards import Shards, part
 from p2pfusion.core.submodel import SubModel, Vector
 from p2pfusion.core.training import Recipe
+from p2pfusion.wire.hops import RUN_BYTES
+
+LEDGER_VECTORS = 4
+"""The sealed model, the residual, a contribution on its way, and what a fold makes anew; snapshots are on disk."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,11 +34,13 @@ class Split:
     recipe: Callable[[int], Recipe]
     """Round -> as `training.train` takes it."""
     seed: int = 0
+    swarm: str = "p2pfusion"
 
     @cached_property
     def tag(self) -> bytes:
-        """16 bytes that devices of one run share."""
-        return self.shards.tag(self.blueprint)
+        """16 bytes that devices of one run share: swarm, network, shards and seed."""
+        said = f"p2pfusion chain {self.seed} {self.swarm}".encode()
+        return blake3(said + self.shards.tag(self.blueprint)).digest(length=RUN_BYTES)
 
     @cached_property
     def steps(self) -> Profile:
@@ -62,9 +70,17 @@ class Split:
         """What a relay needs for so many copies of that stage."""
         return self.steps.memory_bytes(first, last + 1, copies)
 
+    def ledger_bytes(self, shard: int) -> int:
+        """What holding a shard takes besides copies: `LEDGER_VECTORS` as long as the shard."""
+        return 4 * LEDGER_VECTORS * SubModel(self.shards.blocks(shard)).size(self.blueprint)
+
     def forward_s(self, first: int, last: int) -> float:
         """Seconds of one batch forward in these rows of `steps` on the profile's device."""
         return self.steps.forward_s(first, last + 1)
+
+    def step_s(self, first: int, last: int) -> float:
+        """Of that the optimiser's step."""
+        return self.steps.optimiser_s(first, last + 1)
 
     @property
     def owner_s(self) -> tuple[tuple[float, float], tuple[float, float]]:

@@ -32,6 +32,8 @@ class Talking:
         """`offer`: what I say of myself, each time with a new beat."""
         self._site, self._offer = site, offer
         self._strangers: dict[str, None] = dict.fromkeys(site.config.node.peers)
+        self._asked: set[str] = set()
+        """Addresses that have not answered yet."""
 
     def add(self, addresses: tuple[str, ...]) -> None:
         """Somebody may be there."""
@@ -41,17 +43,27 @@ class Talking:
         self._site.stir()
 
     async def run(self) -> None:
-        """For ever."""
-        rng = self._site.doors.rng
-        while True:
-            known = self._site.directory.addresses()
-            unknown = [address for address in self._strangers if address not in known]
-            chosen = rng.sample(known, min(FAN_OUT, len(known))) + unknown[:FAN_OUT]
-            async with asyncio.TaskGroup() as group:
-                for address in chosen:
-                    group.create_task(self._exchange(address))
-            await asyncio.sleep(PAUSE_S)
-            await self._site.bell(TALK).wait(BEAT_S - PAUSE_S)
+        """For ever; nobody's silence holds up a beat to others."""
+        async with asyncio.TaskGroup() as group:
+            while True:
+                for address in self._chosen():
+                    group.create_task(self._ask(address))
+                await asyncio.sleep(PAUSE_S)
+                await self._site.bell(TALK).wait(BEAT_S - PAUSE_S)
+
+    def _chosen(self) -> list[str]:
+        """Some that I know and some that I do not, by chance."""
+        known, rng = self._site.directory.addresses(), self._site.doors.rng
+        unknown = [address for address in self._strangers if address not in known]
+        groups = ([address for address in group if address not in self._asked] for group in (known, unknown))
+        return [address for group in groups for address in rng.sample(group, min(FAN_OUT, len(group)))]
+
+    async def _ask(self, address: str) -> None:
+        self._asked.add(address)
+        try:
+            await self._exchange(address)
+        finally:
+            self._asked.discard(address)
 
     async def discover(self, tag: str) -> None:
         """For ever: whoever announces the tag may be one of us."""

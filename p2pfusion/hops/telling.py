@@ -21,6 +21,8 @@ from p2pfusion.hops.site import Site
 from p2pfusion.node.events import Done, Event, EventLog, PeerEvent, WarningEvent
 from p2pfusion.wire.hops import HeldShard, Offer
 
+_OTHER = "is in this swarm with another model or --seed: give all devices the same task, or another --swarm"
+
 
 class Telling:
     """Of one device."""
@@ -30,6 +32,7 @@ class Telling:
         self._site, self._holding = site, holding
         self._told = Traffic()
         self._known: dict[bytes, str] = {}
+        self._has_warned = False
 
     def take(self, shard: int, event: Event, trained: list[int]) -> None:
         """An event of a shard's node; `trained`: the shards that are trained here, ascending."""
@@ -63,6 +66,10 @@ class Telling:
 
     def look(self) -> None:
         """Tell who came and who is gone."""
+        stranger = self._site.directory.stranger
+        if stranger is not None and not self._has_warned:
+            self._has_warned = True
+            self.events.add(WarningEvent("other-run", f"{stranger} {_OTHER}"))
         here = {offer.device: offer.name for offer in self._site.here()}
         left = {offer.device for offer in self._site.directory.left()}
         for device, name in here.items():

@@ -137,7 +137,7 @@ async def chained_device(  # noqa: PLR0913 - the embedding facade: every argumen
                 codec=codec,
                 resumed=_saved(state, pieces.split.shards.count),
             ),
-            pieces.split,
+            replace(pieces.split, swarm=swarm),
             DeviceDoors(
                 transport=HttpTransport(listen, limit_bytes_per_s=settings.limit_bytes_per_s),
                 discovery=MdnsDiscovery([str(host)] if host.is_loopback else None),

@@ -114,7 +114,7 @@ def test_a_task_is_measured_and_planned(file: Path, planned: Callable[..., Objec
     assert stage["memory_bytes"] > 3 * 3 * parameters, "parameters, gradients and momentum of three owners"
     assert stage["link_s"] == pytest.approx(4 * 32 * 16 * 8 / 1e8)
     assert value["one_hop"]["round_s"] == pytest.approx(value["round_s"])
-    assert value["round_s"] > 5 * value["batch_s"]
+    assert value["round_s"] > 4 * value["batch_s"], "five batches, of which the last steps may still be due"
 
 
 def test_what_was_measured_can_be_kept_and_used_again(

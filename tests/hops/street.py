@@ -14,6 +14,7 @@ import torch
 
 from p2pfusion.algorithms.base import RoundReport
 from p2pfusion.config import CadenceConfig, NodeConfig
+from p2pfusion.core.blueprint import Blueprint
 from p2pfusion.core.data import as_data
 from p2pfusion.core.objectives import cross_entropy
 from p2pfusion.core.profiles import BlockCost, Profile
@@ -34,8 +35,11 @@ BLOCK_S = 0.01
 """Virtual seconds of a block forward; twice that backward."""
 
 
-def split_of(*, hidden: tuple[int, ...] = (16, 16, 16, 16), lr: float = 0.1, shards_max: int = 8) -> Split:
-    network = mlp(8, hidden, 4)
+def split_of(
+    network: Blueprint | None = None, *, hidden: tuple[int, ...] = (16, 16, 16, 16), lr: float = 0.1,
+    shards_max: int = 8,
+) -> Split:  # fmt: skip
+    network = network or mlp(8, hidden, 4)
     costs = tuple(
         BlockCost(name=name, forward_s=BLOCK_S, backward_s=1.5 * BLOCK_S, optimiser_s=0.5 * BLOCK_S,
                   output_bytes=4 * 16 * 8, kept_bytes=4 * 16 * 8, parameter_bytes=1000, gradient_bytes=1000,
@@ -65,11 +69,14 @@ class Street:
     split: Split
     seed: int = 1
     link: LinkModel = LAN
+    source: Callable[[int], tuple[torch.Tensor, torch.Tensor]] = samples
+    """An owner's data by its number."""
     devices: dict[int, Device] = field(default_factory=dict)
     reports: dict[int, list[RoundReport]] = field(default_factory=dict)
     tasks: dict[int, asyncio.Task[None]] = field(default_factory=dict)
     leaving: dict[int, asyncio.Event] = field(default_factory=dict)
     discoveries: dict[int, SimDiscovery] = field(default_factory=dict)
+    starts: dict[int, int] = field(default_factory=dict)
     stores: dict[int, dict[int, MemoryStore]] = field(default_factory=dict)
     """By host and shard: what a device that starts again finds."""
 
@@ -90,9 +97,10 @@ class Street:
 
     def start(
         self, host: int, *, rounds: int | None = None, steps: int = 4, relay_bytes: int = 0, speed: float = 1.0,
-        owns: bool = True, data: int | None = None,
+        owns: bool = True, data: int | None = None, patience_s: float | None = None,
     ) -> Device:  # fmt: skip
-        rng = random.Random(f"{self.seed} {host}")
+        starts = self.starts[host] = self.starts.get(host, 0) + 1  # who starts again is another device
+        rng = random.Random(f"{self.seed} {host}" + f" {starts}" * (starts > 1))
         found = self.discoveries[host] = SimDiscovery(self.registry)
         stores = self.stores.setdefault(host, {})
         doors = DeviceDoors(
@@ -102,12 +110,16 @@ class Street:
             store=lambda shard: stores.setdefault(shard, MemoryStore()),
             rng=rng,
         )
-        node = NodeConfig(name=f"device-{host}", cadence=CadenceConfig(round_min_s=0.0), codec="fp32")
-        config = DeviceConfig(node=node, memory_bytes=relay_bytes, batch_us=round(1e6 * self.middle_s / speed))
+        cadence = CadenceConfig(round_min_s=0.0, patience_s=patience_s)
+        node = NodeConfig(name=f"device-{host}", cadence=cadence, codec="fp32")
+        config = DeviceConfig(
+            node=node, memory_bytes=relay_bytes, batch_us=round(1e6 * self.middle_s / speed),
+            resumed=tuple(shard for shard in sorted(stores) if shard) if relay_bytes else (),
+        )  # fmt: skip
         owning = None
         if owns:
-            batches = as_data(samples(data or host), 8, "train").batches(random.Random(host))
-            validation = as_data(samples(99), 64, "validation")
+            batches = as_data(self.source(data or host), 8, "train").batches(random.Random(host))
+            validation = as_data(self.source(99), 64, "validation")
             owning = Owning(batches=batches, steps=steps, rounds=rounds, validation=validation)
         device = self.devices[host] = Device(config, self.split, doors, owning)
         self.network.host(host)
