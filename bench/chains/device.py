@@ -12,6 +12,7 @@ import resource
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -22,8 +23,11 @@ from p2pfusion.core.task import prepare
 from p2pfusion.hops.device import Device, Owning
 from p2pfusion.hops.site import DeviceConfig, DeviceDoors
 from p2pfusion.net.compute import ThreadCompute
+from p2pfusion.net.device import give_back_large_blocks
 from p2pfusion.net.http import HttpTransport
 from p2pfusion.net.lan import lan_node
+from p2pfusion.seams import Store
+from p2pfusion.store.folder import FolderStore
 from p2pfusion.store.memory import MemoryStore
 
 T = TypeVar("T")
@@ -67,10 +71,22 @@ class Nobody:
         """Nothing is open."""
 
 
+def _stores(folder: str | None) -> Callable[[int], Store]:
+    """On disk, as `join` keeps them, or in memory."""
+    found: dict[int, Store] = {}
+
+    def store(shard: int) -> Store:
+        if shard not in found:
+            found[shard] = MemoryStore() if folder is None else FolderStore(Path(folder) / f"{shard}")
+        return found[shard]
+
+    return store
+
+
 async def live(spec: dict[str, Any]) -> dict[str, Any]:
     """The whole life of the device."""
     owns, seed = spec["role"] == "owner", spec["seed"]
-    what = pieces(spec["what"], (spec["part"], spec["owners"]) if owns else (0, spec["owners"]), seed)
+    what = pieces(spec["what"], (spec["part"] if owns else 0, spec["owners"]), seed, spec["role"])
     node = NodeConfig(
         name=spec["name"], min_peers=spec["owners"], until_rounds=spec["rounds"], peers=tuple(spec["peers"]),
         cadence=CadenceConfig(adapt_steps=False, quorum=1.0, patience_s=600.0, round_min_s=0.0, ahead_rounds=0),
@@ -79,7 +95,7 @@ async def live(spec: dict[str, Any]) -> dict[str, Any]:
     config = DeviceConfig(node=node, memory_bytes=0 if owns else spec["memory_bytes"], codec=spec["codec"],
                           batch_us=round(what.batch_us / spec["speed"]))  # fmt: skip
     doors = DeviceDoors(
-        transport=HttpTransport(spec["listen"]), discovery=Nobody(), store=lambda shard: MemoryStore(),
+        transport=HttpTransport(spec["listen"]), discovery=Nobody(), store=_stores(spec["folder"]),
         compute=Throttled(spec["speed"]) if spec["is_throttled"] else ThreadCompute(), rng=random.Random(spec["name"]),
     )  # fmt: skip
     owning = None
@@ -129,6 +145,7 @@ async def sliced(spec: dict[str, Any]) -> dict[str, Any]:
 def main() -> int:
     """Live as the specification says."""
     torch.set_num_threads(1)
+    give_back_large_blocks()
     spec = json.loads(sys.argv[1])
     life = live if spec["role"] in ("owner", "relay") else sliced
     print(json.dumps(asyncio.run(life(spec))))

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from bench.chains.stuff import STUFF, clock_s, pieces, typed
@@ -79,7 +80,7 @@ def devices(what: str, owners: int, relays: int, rounds: int, **changes: Any) ->
     common = {
         "what": what, "owners": owners, "rounds": rounds, "seed": 0, "speed": 1.0, "is_throttled": False, "peers": [],
         "codec": "fp32", "ledger_codec": "fp32", "listen": "127.0.0.1:0", "memory_bytes": 1 << 40, "measures": False,
-        "rate": 1.0, **changes,
+        "folder": None, "rate": 1.0, **changes,
     }  # fmt: skip
     names = [("owner", f"owner{n}", n) for n in range(owners)] + [("relay", f"relay{n}", n) for n in range(relays)]
     return [{**common, "role": role, "name": name, "part": part} for role, name, part in names]
@@ -134,7 +135,9 @@ def run_memory() -> Iterator[dict[str, Any]]:
     """Four owners, three relays and a wide network; the same with a network of nothing, for what a process takes."""
     empty = Party(devices("toy", 1, 1, rounds=2)).run()
     base = {one["role"]: one["peak_bytes"] for one in empty}
-    told = Party(devices("wide", 4, 3, rounds=3)).run()
+    with TemporaryDirectory() as folder:
+        specs = devices("wide", 4, 3, rounds=4, ledger_codec="auto")
+        told = Party([{**one, "folder": f"{folder}/{one['name']}"} for one in specs]).run()
     split = pieces("wide", (0, 4), 0).split
     for one in told:
         held = one["held"]

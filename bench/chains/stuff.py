@@ -17,7 +17,7 @@ from p2pfusion.core.blueprint import Blueprint
 from p2pfusion.core.profiles import BlockCost, Profile
 from p2pfusion.core.task import Task
 from p2pfusion.core.training import Sgd
-from p2pfusion.net.chained import Piecewise, piecewise
+from p2pfusion.net.chained import ChainRole, Piecewise, piecewise
 from p2pfusion.zoo.blueprints import mlp, residual_cnn
 from p2pfusion.zoo.partition import contiguous, dirichlet
 from p2pfusion.zoo.text import vocabulary, windows
@@ -59,7 +59,7 @@ class Stuff:
 
 def toy() -> Stuff:
     """Costs are typed in, arithmetic takes next to nothing."""
-    return _random(mlp(16, (32,) * (len(TOY_MS) + 1), 4), 16, 8, 12)
+    return _random(mlp(16, (32,) * (len(TOY_MS) + 1), 4), 16, 8, 8)
 
 
 def wide() -> Stuff:
@@ -95,10 +95,10 @@ def wikitext2() -> Stuff:
 STUFF = {"toy": toy, "wide": wide, "fashion": fashion, "wikitext2": wikitext2}
 
 
-def pieces(what: str, part: tuple[int, int], seed: int) -> Piecewise:
+def pieces(what: str, part: tuple[int, int], seed: int, role: ChainRole = "owner") -> Piecewise:
     """As a device has it: the owner's part (i, n) of the data; a toy's costs as typed in."""
     stuff = STUFF[what]()
-    found = piecewise(stuff.task(stuff.parts(part[1], seed)[part[0]]), seed)
+    found = piecewise(stuff.task(stuff.parts(part[1], seed)[part[0]]), seed, role=role)
     return replace(found, split=replace(found.split, profile=typed(stuff.blueprint))) if what == "toy" else found
 
 

@@ -33,7 +33,7 @@ def chained(options: JoinOptions, view: View) -> Piecewise:
     """Measure the task's blocks and deal them to shards. Raises `TaskError`, `UsageError`."""
     if options.until is not None and options.until.accuracy is not None:
         raise UsageError("--until accuracy: a chain ends by rounds; give --until rounds=N")
-    pieces = piecewise(find_task(options.task, options.seed), options.seed, part_of(options))
+    pieces = piecewise(find_task(options.task, options.seed), options.seed, part_of(options), options.role)
     split = pieces.split
     count = split.shards.count - 1
     view.note(

@@ -105,13 +105,14 @@ def kept_by(call: Callable[[], torch.Tensor], module: nn.Module) -> tuple[torch.
     """What `call` returns, and the bytes of each tensor that autograd keeps of it besides the module's parameters."""
     from torch.autograd.graph import saved_tensors_hooks
 
-    own = frozenset(tensor.untyped_storage().data_ptr() for tensor in module.parameters())
+    # Not its address: storages of the meta device have none.
+    own = frozenset(tensor.untyped_storage()._cdata for tensor in module.parameters())
     found: dict[int, int] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            found[storage.data_ptr()] = storage.nbytes()
+        if storage._cdata not in own:
+            found[storage._cdata] = storage.nbytes()
         return tensor
 
     with saved_tensors_hooks(keep, lambda tensor: tensor):

@@ -20,6 +20,8 @@ from p2pfusion.core.submodel import Vector
 
 _BITS = 24
 """A float32 holds every integer of this many bits."""
+_CHUNK = 1 << 16
+"""Numbers drawn at a time: the raw ones take five times the memory of what is made of them."""
 
 
 def genesis(blueprint: Blueprint, seed: int) -> Vector:
@@ -38,6 +40,9 @@ def drawn(blueprint: Blueprint, parameter: Parameter, seed: int) -> Vector:
     fan_in = math.prod(blueprint.extent(dim) for dim in parameter.init.fan_in)
     key = blake3(f"p2pfusion genesis {seed} {parameter.name}".encode()).digest(length=16)
     stream = np.random.Philox(key=np.frombuffer(key, "<u8").astype(np.uint64))
-    whole = (stream.random_raw(count) >> np.uint64(64 - _BITS)).astype(np.int64) - (1 << (_BITS - 1))
-    step = np.float32(math.ldexp(1.0 / math.sqrt(fan_in), 1 - _BITS))
-    return whole.astype(np.float32) * step
+    step, values = np.float32(math.ldexp(1.0 / math.sqrt(fan_in), 1 - _BITS)), np.empty(count, np.float32)
+    for start in range(0, count, _CHUNK):
+        piece = values[start : start + _CHUNK]
+        whole = (stream.random_raw(piece.size) >> np.uint64(64 - _BITS)).astype(np.int64) - (1 << (_BITS - 1))
+        np.multiply(whole.astype(np.float32), step, out=piece)
+    return values

@@ -99,6 +99,15 @@ def one_by_one(blueprint: Blueprint, values: Vector | Drawn) -> Iterator[StageNe
         pieces = [piece for piece in pieces if piece.block != block]
 
 
+def outlines(blueprint: Blueprint) -> Iterator[StageNetwork]:
+    """Every block by itself, in order, on torch's meta device, without memory. Raises `TaskError` as `cut`."""
+    pieces = _pieces(blueprint)
+    for block in blueprint.blocks:
+        mine = [piece for piece in pieces if piece.block == block]
+        names = tuple(dict.fromkeys(name for piece in mine for name in piece.names.values()))
+        yield StageNetwork((block,), [piece.module for piece in mine], names).train()
+
+
 def check_chain(blueprint: Blueprint, values: Vector, x: torch.Tensor) -> None:
     """Raise `TaskError` unless the chain, block by block, computes what the network does; `x`: a batch of its inputs.
 

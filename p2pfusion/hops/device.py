@@ -42,6 +42,11 @@ LOOK_S = 0.25
 """Least often somebody looks whether what it waits for has come."""
 SETTLE_S = 10.0
 """For what was contributed last to be sealed by its holders: some gossip and the horizon's patience."""
+LEDGER_BYTES = 32 << 20
+"""Payload of a shard's contributions in memory: eight shards take what the one ledger of a node takes elsewhere."""
+RELEASE_S, HOLDERS = 20.0, 2
+"""A shard that nobody has wanted here for so long is let go if so many others hold it: the planner asks for its backups
+at every round, and a round of a large network takes seconds."""
 WATCH_S = 0.25
 """Between looks for owners that are late or gone."""
 
@@ -70,6 +75,8 @@ class Device:
         self._group = asyncio.TaskGroup()
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = asyncio.Event()
+        self._wanted_s: dict[int, float] = {}
+        """By shard: when somebody last trained it here or wanted it kept."""
         self.done: Done | None = None
         self.error: LocalError | None = None
 
@@ -92,6 +99,7 @@ class Device:
         )
         self.holding = Holding(self.site, self._took, group)
         self._telling = Telling(self.site, self.holding)
+        self.site.warn = self._telling.warn
         self._talking = Talking(self.site, self._offer)
         await doors.discovery.announce(tag, addresses)
         works = [self._talking.run(), self._talking.discover(tag), self._look()]
@@ -267,25 +275,38 @@ class Device:
         back = decode_back(request.body)
         if back.run != self.split.tag or back.last >= self.split.shards.count or self.relay is None:
             return Reply(409, b"other run")
-        self._hold(range(back.first, back.last + 1))
+        shards = range(back.first, back.last + 1)
+        self._hold(shards)
+        self._wanted_s.update(dict.fromkeys(shards, self.site.now_s()))
         return Reply(202, b"accepted")
 
     def _hold(self, shards: Iterable[int]) -> None:
         """Have a node for each of these."""
         relay = self.relay
         assert relay is not None
-        config = replace(self.config.node, until_rounds=None, min_peers=1, wait_s=None)
+        config = replace(self.config.node, until_rounds=None, min_peers=1, wait_s=None, ledger_bytes_max=LEDGER_BYTES)
         for shard in shards:
             if shard not in self.holding.nodes:
-                blueprint, genesis = self.split.blueprint_of(shard), self.split.genesis_of(shard)
-                algorithm = ShardRounds(shard, blueprint, genesis, relay.openings)
+                algorithm = ShardRounds(shard, self.split, relay.openings)
                 self.holding.start(shard, algorithm, relay.observing(shard), config)
+                self._wanted_s[shard] = self.site.now_s()
 
     async def _watch(self, relay: Relay) -> None:
         """Do without owners that are late or gone."""
         while True:
             await asyncio.sleep(WATCH_S)
             relay.leave_behind(self.site.now_s(), self._users())
+            self._release(relay)
+
+    def _release(self, relay: Relay) -> None:
+        """Let go of shards that nobody trains here, of which no backup is wanted here, and that two others hold."""
+        now_s, here = self.site.now_s(), self.site.here()
+        for shard in [shard for shard in self.holding.nodes if shard]:
+            if relay.owners_at(shard):
+                self._wanted_s[shard] = now_s
+            others = sum(any(one.shard == shard for one in offer.held) for offer in here)
+            if now_s - self._wanted_s[shard] > RELEASE_S and others >= HOLDERS:
+                self.holding.release(shard)
 
     def _users(self) -> set[bytes]:
         """Owners whose chain leads through here, as they say."""

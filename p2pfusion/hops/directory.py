@@ -30,6 +30,8 @@ class Directory:
         """`silent_s`: after so long without a new beat a device counts as gone."""
         self._me, self._run, self._silent_s = me, run, silent_s
         self._known: dict[bytes, _Known] = {}
+        self.changed_s = 0.0
+        """When somebody last came, or said something new."""
         self.stranger: str | None = None
         """Somebody of this swarm who trains another network, or this one dealt or started otherwise."""
 
@@ -51,6 +53,8 @@ class Directory:
             elif (offer.incarnation, offer.beat) > (known.offer.incarnation, known.offer.beat):
                 has_changed |= _said(offer) != _said(known.offer) or not self._is_here(known, now_s)
                 self._known[offer.device] = _Known(offer, now_s)
+        if has_changed:
+            self.changed_s = now_s
         return has_changed
 
     def here(self, now_s: float) -> tuple[Offer, ...]:

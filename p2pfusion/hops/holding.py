@@ -54,6 +54,10 @@ class Holding:
         self._lives[shard] = self._group.create_task(self._live(shard, node))
         site.stir()
 
+    def release(self, shard: int) -> None:
+        """Leave this shard; others hold it."""
+        self.nodes[shard].stop()
+
     def stir(self, shards: range) -> None:
         """Whether these shards are trained here changed."""
         for shard in shards:
@@ -72,10 +76,16 @@ class Holding:
             if shard == 0:
                 return  # the owner's: the device ends with it
             self._took(shard, WarningEvent("shard", f"shard {shard} is given up: {error}"))
-            self._entered.pop(shard, None)
-            del self.nodes[shard], self._lives[shard]
+            self._forget(shard)
+        else:
+            if shard and not self._site.is_leaving:  # it was let go
+                self._forget(shard)
         finally:
             self._site.stir()
+
+    def _forget(self, shard: int) -> None:
+        self._entered.pop(shard, None)
+        del self.nodes[shard], self._lives[shard]
 
     def held(self) -> tuple[HeldShard, ...]:
         """What I hold, ascending."""

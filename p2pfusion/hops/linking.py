@@ -23,6 +23,10 @@ from p2pfusion.wire.hops import Back, Hop, Offer, Take, Word, encode_back, encod
 
 PAUSE_S, PAUSE_MAX_S = 0.02, 0.5
 """Between questions whether a relay is ready: rounds of small networks are short, and a snapshot takes seconds."""
+TROUBLE_S = 5.0
+"""After waiting so long for a chain a person is told why."""
+BACK_S = 5.0
+"""Between two requests to keep the same backups: whoever is asked no more lets go of them."""
 FULL_S = 5.0
 """A relay that was full is not asked again for so long."""
 BETTER_SHARE = 0.8
@@ -49,6 +53,9 @@ class Linking:
         self._planned_with: frozenset[bytes] = frozenset()
         self._planned_for = 0
         self._kept: tuple[Hop, ...] = ()
+        self._kept_s = 0.0
+        self._trouble = ""
+        """Why there is no chain, for people."""
 
     # -- who is there --------------------------------------------------------------------------------------------------
 
@@ -78,8 +85,11 @@ class Linking:
 
     async def seat(self, round_: int) -> None:
         """Have a seat at every relay of the chain, their rounds open; however long that takes."""
-        pause_s = PAUSE_S
+        pause_s, since_s, told = PAUSE_S, self._site.now_s(), False
         while True:
+            if not told and self._site.now_s() - since_s > TROUBLE_S:
+                told = True
+                self._site.warn(self._trouble or "waits for the relays of its chain, which are not ready yet")
             self._reconsider()
             lost, is_ready = await self._ask(round_)
             if lost:
@@ -119,9 +129,9 @@ class Linking:
         gone = {hop.device for hop in self.chain} - here
         if gone:
             self._move(partial(self._without, gone))
-        elif not self.chain:
+        elif not self.chain and (planner is not None or self._site.is_quiet()):
             self._move(lambda: choose(self.split, relays, self.owners))
-        elif planner is None and (here - self._planned_with or self.owners > self._planned_for):
+        elif self.chain and planner is None and (here - self._planned_with or self.owners > self._planned_for):
             self._move(lambda: self._better(relays))
 
     def _without(self, lost: Collection[bytes]) -> Chain:
@@ -139,8 +149,10 @@ class Linking:
         self._planned_with, self._planned_for = frozenset(one.device for one in self._relays()), self.owners
         try:
             chain = plan()
-        except TaskError:
+        except TaskError as error:
+            self._trouble = str(error)
             return  # nobody can hold it now: asked again in a moment
+        self._trouble = ""
         if chain == self.chain:
             return
         dropped = [hop for hop in self.chain if hop.device not in {one.device for one in chain}]
@@ -170,6 +182,7 @@ class Linking:
             self._site.directory.lose(hop.device)
             return None
         if reply == 503:
+            self._full = {one: until_s for one, until_s in self._full.items() if until_s > self._site.now_s()}
             self._full[hop.device] = self._site.now_s() + FULL_S
         return reply
 
@@ -181,11 +194,12 @@ class Linking:
             self._site.directory.lose(hop.device)
 
     async def _back_up(self) -> None:
-        """Ask a second device to keep each stage's ledger, once for each choice of them."""
+        """Ask a second device to keep each stage's ledger, and again now and then."""
         keepers = backups(self.chain, self._relays())
-        if self._planner() is not None or keepers == self._kept:
+        now_s = self._site.now_s()
+        if self._planner() is not None or (keepers == self._kept and now_s - self._kept_s < BACK_S):
             return
-        self._kept = keepers
+        self._kept, self._kept_s = keepers, now_s
         for hop in keepers:
             back = Back(run=self.split.tag, owner=self.me, first=hop.first, last=hop.last)
             with suppress(RemoteError):

@@ -79,11 +79,18 @@ class Openings:
         finally:
             self._open.pop(shard, None)
 
+    def is_open(self, shards: range, owner: bytes) -> bool:
+        """Whether a copy of these shards may be made for this owner now."""
+        return all(
+            (one := self._open.get(shard)) is not None and not one.closed.done() and owner not in one.handed_in
+            for shard in shards
+        )
+
     def start(self, shards: range, owner: bytes) -> Start | None:
         """What a new copy of these shards starts from; None while one of them is not open for this owner."""
-        found = [one for shard in shards if (one := self._open.get(shard)) is not None]
-        if len(found) < len(shards) or any(one.closed.done() or owner in one.handed_in for one in found):
+        if not self.is_open(shards, owner):
             return None
+        found = [self._open[shard] for shard in shards]
         return Start(np.concatenate([one.values for one in found]), tuple(one.number for one in found))
 
     def hand_in(self, shard: int, number: int, owner: bytes, after: Vector, samples: int) -> None:

@@ -35,6 +35,8 @@ from p2pfusion.swarm.patience import learnt_s
 from p2pfusion.wire import tensors
 from p2pfusion.wire.hops import Passage, Word, decode_passage, decode_word
 
+LOST_MAX = 50
+"""Batches in a row that did not come back: relays that come and go lose one each; so many are somebody's mistake."""
 TIMES_KEPT = 64
 """Batches that patience is learnt from, as the cadence keeps."""
 PREDICTED_SHARE = 4.0
@@ -80,7 +82,6 @@ class Owner:
         """`steps`: batches a round; every `evaluate_every`-th round begins with the validation data."""
         self.split, self.linking, self.figures = site.split, linking, OwnerFigures()
         self.blueprint: Blueprint = site.split.blueprint_of(0)
-        self.genesis = site.split.genesis_of(0)
         self.product = Product()
         self._batches, self._validation = batches, validation
         self._compute, self._sender = site.doors.compute, site.sender
@@ -89,6 +90,11 @@ class Owner:
         self._times_s: deque[float] = deque(maxlen=TIMES_KEPT)
         self._number = 0
         """Of the batch under way; every one has another."""
+
+    @property
+    def genesis(self) -> Vector:
+        """Of the owners' shard."""
+        return self.split.genesis_of(0)
 
     # -- what comes back -----------------------------------------------------------------------------------------------
 
@@ -140,7 +146,7 @@ class Owner:
     async def _train(self, ctx: RoundContext, ends: Ends) -> tuple[list[float], int]:
         """The losses of the round's batches that came through, and their samples."""
         losses: list[float] = []
-        samples, loop, steps = 0, asyncio.get_running_loop(), ctx.steps(self._steps)
+        samples, loop, steps, in_a_row = 0, asyncio.get_running_loop(), ctx.steps(self._steps), 0
         began_s = loop.time()
         while len(losses) < steps and not ctx.should_stop():
             x, y = await self._compute.run(lambda: next(self._batches))
@@ -148,14 +154,18 @@ class Owner:
             try:
                 losses.append(await self._batch(ctx.round, ends, x, y))
             except HopLost as error:
-                self.figures.lost += 1
+                self.figures.lost, in_a_row = self.figures.lost + 1, in_a_row + 1
+                if in_a_row >= LOST_MAX:
+                    raise TrainingError(
+                        f"{in_a_row} batches in a row did not come back through the chain: see what its relays say"
+                    ) from None
                 # Whoever was only slow is given more time; a hop that is gone is found by asking.
                 self._times_s.append(SLOWER * (loop.time() - begin_s))
                 ends.drop()
                 await self.linking.mend(error.place, ctx.round)
                 continue
             self._times_s.append(loop.time() - begin_s)
-            self.figures.batches += 1
+            self.figures.batches, in_a_row = self.figures.batches + 1, 0
             samples += len(x)
         self.figures.measured_s = (loop.time() - began_s) / max(1, len(losses))
         return losses, samples

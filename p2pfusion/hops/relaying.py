@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count as numbers
 
 import torch
@@ -49,7 +49,8 @@ class Figures:
     stage: tuple[int, int] | None = None
     """First and last shard of the stage that was asked for last."""
     failures: int = 0
-    lost: list[str] = field(default_factory=list)
+    lost: int = 0
+    """Owners that were gone, or went through others."""
 
 
 class Relay:
@@ -119,7 +120,7 @@ class Relay:
         self.figures.copies_most = max(self.figures.copies_most, len(self._seats))
         self._hold(seat.shards)
         self._stir(seat.shards)
-        is_open = seat.copy is not None or self.openings.start(seat.shards, take.owner) is not None
+        is_open = seat.copy is not None or self.openings.is_open(seat.shards, take.owner)
         return READY if is_open and not seat.is_ending else NOT_YET
 
     def _passage(self, doing: Doing, passage: Passage) -> Reply:
@@ -178,7 +179,7 @@ class Relay:
         """
         for owner, seat in list(self._seats.items()):
             if owner not in users and now_s - seat.heard_s > GONE_S:
-                self.figures.lost.append(owner.hex())
+                self.figures.lost += 1
                 self._leave(owner)
         for shard, owner in self.openings.late(now_s):
             seat = self._seats[owner]
@@ -261,7 +262,7 @@ class Relay:
             return False
         blocks, recipe = self.split.shards.run(seat.take.first, seat.take.last), self.split.recipe(round_)
         made = await self._compute.run(lambda: Copy(self.split.blueprint, blocks, start.values, recipe))
-        seat.copy, seat.start, seat.samples = made, start, 0
+        seat.copy, seat.numbers, seat.samples = made, start.numbers, 0
         return True
 
     async def _backward(self, job: Job) -> None:
@@ -289,15 +290,15 @@ class Relay:
 
     async def _end(self, seat: Seat) -> None:
         """The owner's round is over: hand in what its copy learnt, shard by shard."""
-        copy, start = seat.copy, seat.start
-        if copy is None or start is None:
+        copy, numbers = seat.copy, seat.numbers
+        if copy is None:
             seat.is_ending = False
             return
         values = await self._compute.run(lambda: copy.values)
         if seat.copy is not copy:
             return  # it left meanwhile
-        seat.copy, seat.start, seat.is_ending = None, None, False
-        for (shard, span), number in zip(self.split.sizes(*_ends(seat)), start.numbers, strict=True):
+        seat.copy, seat.numbers, seat.is_ending = None, (), False
+        for (shard, span), number in zip(self.split.sizes(*_ends(seat)), numbers, strict=True):
             self.openings.hand_in(shard, number, seat.take.owner, values[span], seat.samples)
 
     def _unpark(self) -> None:

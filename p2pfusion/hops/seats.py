@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from p2pfusion.core.splitting import Copy
-from p2pfusion.hops.openings import Start
 from p2pfusion.wire.hops import Passage, Take
 
 Doing = Literal["forward", "backward", "step", "end", "drop"]
@@ -26,7 +25,8 @@ class Seat:
     take: Take
     heard_s: float
     copy: Copy | None = None
-    start: Start | None = None
+    numbers: tuple[int, ...] = ()
+    """Which rounds of its shards the copy belongs to (`openings.Start`)."""
     samples: int = 0
     """What the copy has learnt from in this round."""
     batch: int = 0

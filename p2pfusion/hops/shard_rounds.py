@@ -10,19 +10,24 @@ from __future__ import annotations
 import math
 
 from p2pfusion.algorithms.base import Evaluation, Product, RoundContext, Vector
-from p2pfusion.core.blueprint import Blueprint
 from p2pfusion.hops.openings import Openings
+from p2pfusion.hops.split import Split
 
 
 class ShardRounds:
     """`algorithms.base.Algorithm` of one shard at a relay."""
 
-    def __init__(self, shard: int, blueprint: Blueprint, genesis: Vector, openings: Openings) -> None:
+    def __init__(self, shard: int, split: Split, openings: Openings) -> None:
         self.shard = shard
-        self.blueprint = blueprint
-        self.genesis = genesis
+        self.blueprint = split.blueprint_of(shard)
+        self._split = split
         self.product = Product()
         self._openings = openings
+
+    @property
+    def genesis(self) -> Vector:
+        """Drawn when it is asked for: whoever follows a ledger needs it once."""
+        return self._split.genesis_of(self.shard)
 
     async def round(self, ctx: RoundContext) -> None:
         whole = self.blueprint.whole()

@@ -59,6 +59,8 @@ class Site:
     directory: Directory
     addresses: tuple[str, ...]
     is_leaving: bool = False
+    warn: Callable[[str], None] = lambda text: None
+    """Tell a person what stands in the way, once."""
     bells: dict[str, Bell] = field(default_factory=dict)
     """One for each task that waits for news of other devices."""
 
@@ -73,6 +75,10 @@ class Site:
 
     def now_s(self) -> float:
         return asyncio.get_running_loop().time()
+
+    def is_quiet(self) -> bool:
+        """Nobody new has come for a while: those who start together have met."""
+        return self.now_s() - self.directory.changed_s >= self.config.node.gossip.quiet_s
 
     def bell(self, name: str) -> Bell:
         """The one of that name."""

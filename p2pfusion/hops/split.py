@@ -20,8 +20,9 @@ from p2pfusion.core.submodel import SubModel, Vector
 from p2pfusion.core.training import Recipe
 from p2pfusion.wire.hops import RUN_BYTES
 
-LEDGER_VECTORS = 4
-"""The sealed model, the residual, a contribution on its way, and what a fold makes anew; snapshots are on disk."""
+LEDGER_VECTORS = 5
+"""The sealed model, the residual, the slice that a round starts from, a contribution on its way, and what a fold makes
+anew; snapshots are on disk."""
 
 
 @dataclass(frozen=True, kw_only=True)

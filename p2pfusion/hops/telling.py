@@ -21,6 +21,8 @@ from p2pfusion.hops.site import Site
 from p2pfusion.node.events import Done, Event, EventLog, PeerEvent, WarningEvent
 from p2pfusion.wire.hops import HeldShard, Offer
 
+WARNINGS_MAX = 16
+"""Different ones of one device: more would be noise."""
 _OTHER = "is in this swarm with another model or --seed: give all devices the same task, or another --swarm"
 
 
@@ -32,7 +34,7 @@ class Telling:
         self._site, self._holding = site, holding
         self._told = Traffic()
         self._known: dict[bytes, str] = {}
-        self._has_warned = False
+        self._warned: dict[str, None] = {}
 
     def take(self, shard: int, event: Event, trained: list[int]) -> None:
         """An event of a shard's node; `trained`: the shards that are trained here, ascending."""
@@ -64,12 +66,16 @@ class Telling:
             total = total + node.state.accounts.total()
         return total
 
+    def warn(self, text: str) -> None:
+        """Tell this once."""
+        if text not in self._warned and len(self._warned) < WARNINGS_MAX:
+            self._warned[text] = None
+            self.events.add(WarningEvent("chain", text))
+
     def look(self) -> None:
         """Tell who came and who is gone."""
-        stranger = self._site.directory.stranger
-        if stranger is not None and not self._has_warned:
-            self._has_warned = True
-            self.events.add(WarningEvent("other-run", f"{stranger} {_OTHER}"))
+        if self._site.directory.stranger is not None:
+            self.warn(f"{self._site.directory.stranger} {_OTHER}")
         here = {offer.device: offer.name for offer in self._site.here()}
         left = {offer.device for offer in self._site.directory.left()}
         for device, name in here.items():

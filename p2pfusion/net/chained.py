@@ -15,6 +15,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
 
 from p2pfusion.config import NodeConfig, RunConfig
+from p2pfusion.core.submodel import SubModel
 from p2pfusion.errors import UsageError
 from p2pfusion.hops.device import Device, Owning
 from p2pfusion.hops.site import DeviceConfig, DeviceDoors
@@ -27,6 +28,7 @@ from p2pfusion.store.folder import FolderStore
 from p2pfusion.store.memory import MemoryStore
 
 if TYPE_CHECKING:
+    from p2pfusion.core.blueprint import Blueprint
     from p2pfusion.core.data import Data
     from p2pfusion.core.task import Prepared, Task
     from p2pfusion.core.training import Recipe
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 ChainRole = Literal["owner", "relay", "both"]
 MEASURED_S = 1.0
 """For all blocks together, before a device says how fast it is."""
+COUNTED_BYTES = 12 << 20
+"""Of a block's parameters: to measure a larger one takes more memory than counting does."""
 RELAYING_SHARE = 0.5
 """Of the memory that is free when it starts, what a relay gives unless somebody says how much."""
 
@@ -58,8 +62,12 @@ class Piecewise:
         return max(1, round(1e6 * (self.split.forward_s(1, last) + self.split.backward_s(1, last))))
 
 
-def piecewise(task: Task, seed: int, part: tuple[int, int] | None = None, first: int = 1, last: int = 1) -> Piecewise:
-    """Measure every block here, one at a time in memory, and deal them to shards. Raises `TaskError`."""
+def piecewise(task: Task, seed: int, part: tuple[int, int] | None = None, role: ChainRole = "relay") -> Piecewise:
+    """Find what every block takes, one at a time in memory, and deal them to shards. Raises `TaskError`.
+
+    An owner has no use for its own speed with what others hold: where blocks are large, it counts instead of measuring.
+    """
+    from p2pfusion.core.counting import count
     from p2pfusion.core.genesis import drawn
     from p2pfusion.core.measuring import measure
     from p2pfusion.core.shards import deal
@@ -69,18 +77,25 @@ def piecewise(task: Task, seed: int, part: tuple[int, int] | None = None, first:
     prepared, batch = sketch(task, seed, part)
     blueprint = prepared.blueprint
     by_name = {parameter.name: parameter for parameter in blueprint.parameters}
-    profile = measure(
-        blueprint,
-        lambda name: drawn(blueprint, by_name[name], seed),
-        batch,
-        prepared.recipe,
-        seconds=MEASURED_S,
-        clock=perf_counter,
-        origin="measured here",
-    )
-    shards = deal(blueprint, first, last, ties=ties(blueprint))
+    if role == "owner" and _largest_bytes(blueprint) > COUNTED_BYTES:
+        profile = count(blueprint, batch, prepared.recipe)
+    else:
+        profile = measure(
+            blueprint,
+            lambda name: drawn(blueprint, by_name[name], seed),
+            batch,
+            prepared.recipe,
+            seconds=MEASURED_S,
+            clock=perf_counter,
+            origin="measured here",
+        )
+    shards = deal(blueprint, ties=ties(blueprint))
     split = Split(blueprint=blueprint, shards=shards, profile=profile, recipe=_recipes(prepared), seed=seed)
     return Piecewise(split=split, train=prepared.train, validation=prepared.validation, steps=prepared.steps_per_round)
+
+
+def _largest_bytes(blueprint: Blueprint) -> int:
+    return max(4 * SubModel((block,)).size(blueprint) for block in blueprint.blocks)
 
 
 def _recipes(prepared: Prepared) -> Callable[[int], Recipe]:
@@ -120,12 +135,13 @@ async def chained_device(  # noqa: PLR0913 - the embedding facade: every argumen
     """
     from p2pfusion.core.place import CPU
     from p2pfusion.core.task import Task
-    from p2pfusion.net.device import free_bytes
+    from p2pfusion.net.device import free_bytes, give_back_large_blocks
 
     if role not in ("owner", "relay", "both"):
         raise UsageError(f"role = {role!r}: must be owner, relay or both")
     host, _ = listening(listen)
-    pieces = piecewise(task, seed, part) if isinstance(task, Task) else task
+    give_back_large_blocks()
+    pieces = piecewise(task, seed, part, role) if isinstance(task, Task) else task
     given = memory_bytes or int(RELAYING_SHARE * (free_bytes(CPU) or FREE_BYTES_DEFAULT))
     settings = NodeConfig(run=RunConfig(swarm=swarm, seed=seed), name=name, **config)
     with ExitStack() as stores:
@@ -176,4 +192,11 @@ def _stores(folder: Path | str | None, opened: ExitStack) -> Callable[[int], Sto
     """Shard -> where it is kept, in a folder of its own."""
     if folder is None:
         return lambda shard: MemoryStore()
-    return lambda shard: opened.enter_context(FolderStore(_place(folder, shard)))
+    found: dict[int, Store] = {}
+
+    def store(shard: int) -> Store:
+        if shard not in found:  # a shard may be let go and taken again
+            found[shard] = opened.enter_context(FolderStore(_place(folder, shard)))
+        return found[shard]
+
+    return store

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from p2pfusion.config import GossipConfig, NodeConfig
 from p2pfusion.errors import Unreachable
 from p2pfusion.hops.directory import Directory
 from p2pfusion.hops.site import DeviceConfig, DeviceDoors, Site
@@ -130,7 +131,7 @@ class Said:
 
 def site(
     *, me: int = 50, split: Split = SPLIT, board: Any = None, sender: Any = None, compute: Any = None,
-    memory_bytes: int = ROOM,
+    memory_bytes: int = ROOM, quiet_s: float = 0.001,
 ) -> Site:  # fmt: skip
     """Made inside a loop."""
     doors = DeviceDoors(
@@ -140,8 +141,9 @@ def site(
         store=lambda shard: MemoryStore(),
         rng=random.Random(me),
     )
+    config = DeviceConfig(node=NodeConfig(gossip=GossipConfig(quiet_s=quiet_s)), memory_bytes=memory_bytes)
     return Site(
-        me=device(me), config=DeviceConfig(memory_bytes=memory_bytes), split=split, doors=doors, board=board or Board(),
+        me=device(me), config=config, split=split, doors=doors, board=board or Board(),
         sender=sender or Said(), directory=Directory(device(me), split.tag, 3.0), addresses=(address(me),),
     )  # fmt: skip
 

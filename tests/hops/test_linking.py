@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from p2pfusion.errors import DeadlineExceeded
-from p2pfusion.hops.linking import FULL_S, PAUSE_MAX_S, Linking
+from p2pfusion.hops.linking import BACK_S, FULL_S, PAUSE_MAX_S, TROUBLE_S, Linking
 from p2pfusion.hops.site import Site
 from p2pfusion.seams import Reply, Request
 from p2pfusion.sim.loop import run
@@ -25,11 +25,13 @@ LOST = DeadlineExceeded("nobody")
 class Town:
     """One owner's chain among relays that a test types in; `status` is what a relay answers to a take."""
 
-    def __init__(self, me: int = ME) -> None:
+    def __init__(self, me: int = ME, quiet_s: float = 0.001) -> None:
         self.status: dict[str, int | Exception] = {}
         self.said, self.beats = Said(), 0
         self.board = Board(self._answer)
-        self.site: Site = site(me=me, board=self.board, sender=self.said)
+        self.site: Site = site(me=me, board=self.board, sender=self.said, quiet_s=quiet_s)
+        self.warned: list[str] = []
+        self.site.warn = self.warned.append
         self.linking = Linking(self.site)
 
     def _answer(self, to: str, request: Request) -> Reply | Exception:
@@ -306,5 +308,54 @@ def test_the_end_of_a_round_and_of_the_run_is_told_to_every_hop_in_its_epoch() -
             *((to, "leave") for to in hops),
         ]
         assert {(one.epoch, one.round) for _, _, one in town.said.words} == {(1, 7), (1, 0)}
+
+    in_town(main)
+
+
+def test_the_first_chain_is_chosen_when_nobody_new_has_come_for_a_while() -> None:
+    async def main() -> None:
+        town = Town(quiet_s=2.0)
+        town.hear(offer(1))
+        seating = asyncio.get_running_loop().create_task(town.linking.seat(1))
+        await until(1.5)
+        town.hear(offer(1), offer(2))
+        beating = asyncio.get_running_loop().create_task(town.keep_hearing(offer(1), offer(2)))
+        await until(3.4)
+        assert not town.linking.chain
+        await until(4.1)
+        assert seating.done()
+        assert town.used() == {device(1), device(2)}
+        beating.cancel()
+
+    run(main, until_s=100.0)
+
+
+def test_a_person_is_told_once_what_a_chain_waits_for() -> None:
+    async def main(town: Town) -> None:
+        loop = asyncio.get_running_loop()
+        beating = loop.create_task(town.keep_hearing(offer(1, memory_bytes=1)))
+        seating = loop.create_task(town.linking.seat(1))
+        await until(TROUBLE_S - 0.5)
+        assert not town.warned
+        await until(3 * TROUBLE_S)
+        (text,) = town.warned
+        assert "nothing fits" in text
+        assert not seating.done()
+        beating.cancel()
+        seating.cancel()
+
+    in_town(main)
+
+
+def test_backups_are_asked_for_again_now_and_then() -> None:
+    async def main(town: Town) -> None:
+        beating = asyncio.get_running_loop().create_task(town.keep_hearing(offer(1), offer(2)))
+        await until(0.1)
+        for moment_s, times in ((1.0, 1), (1.0 + BACK_S / 2, 1), (2.0 + BACK_S, 2)):
+            await until(moment_s)
+            await town.linking.seat(1)
+            assert sum("back" in town.board.topics(address(number)) for number in (1, 2)) == 2
+            assert sum(town.board.topics(address(number)).count("back") for number in (1, 2)) == 2 * times
+        beating.cancel()
 
     in_town(main)
