@@ -165,7 +165,10 @@ def _planned(split: Split, told: dict[str, Any]) -> int:
 # -- learning ----------------------------------------------------------------------------------------------------------
 
 
-def run_learning(what: str, rounds: int, seed: int) -> Iterator[dict[str, Any]]:
+ROWS = ("mp_sl fp32", "mp_sl bf16", "full", "msfusion")
+
+
+def run_learning(what: str, rounds: int, seed: int, only: Sequence[str]) -> Iterator[dict[str, Any]]:
     """A chain of three relays, whole networks, and MSfusion at a quarter, four devices with data each."""
     alone = devices(what, 4, 0, rounds, seed=seed, ledger_codec="auto")
     chain = devices(what, 4, 3, rounds, seed=seed, measures=True, ledger_codec="auto")
@@ -175,7 +178,8 @@ def run_learning(what: str, rounds: int, seed: int) -> Iterator[dict[str, Any]]:
         "full": [{**one, "role": "full"} for one in alone],
         "msfusion": [{**one, "role": "msfusion", "rate": 0.25} for one in alone],
     }
-    for row, specs in rows.items():
+    for row in only:
+        specs = rows[row]
         began_s = clock_s()
         told = Party(specs).run()
         owners = [one for one in told if one["role"] != "relay"]
@@ -198,13 +202,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("bench", choices=["time", "memory", "learn"])
     parser.add_argument("--what", choices=[name for name in STUFF if name not in ("toy", "wide")], default="fashion")
     parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--rows", nargs="*", choices=ROWS, default=ROWS)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
     options = parser.parse_args(arguments)
     runs = {"time": run_times, "memory": run_memory}
     found = (
         runs[options.bench]()
         if options.bench in runs
-        else (line for seed in options.seeds for line in run_learning(options.what, options.rounds, seed))
+        else (line for seed in options.seeds for line in run_learning(options.what, options.rounds, seed, options.rows))
     )
     for line in found:
         with RESULTS.open("a") as out:

@@ -51,10 +51,32 @@ def fits(split: Split, chain: Chain, relays: Sequence[Offer], owners: int) -> bo
 
 def mend(split: Split, chain: Chain, lost: Collection[bytes], relays: Sequence[Offer], owners: int) -> Chain:
     """The chain without the lost devices: each stage of theirs goes whole to an idle relay, one that holds it already
-    before others; where that does not do, everything is chosen anew among those who are left.
+    before others; where there is none to a neighbour in the chain, that is left and keeps its backup; where that does
+    not do, everything is chosen anew among those who are left.
 
     Raises `TaskError` when they cannot hold it.
     """
+    mended = _replaced(split, chain, lost, relays, owners) or _absorbed(split, chain, lost, relays, owners)
+    return mended or choose(split, [offer for offer in relays if offer.device not in lost], owners)
+
+
+def _absorbed(split: Split, chain: Chain, lost: Collection[bytes], relays: Sequence[Offer], owners: int) -> Chain:
+    """One lost stage goes to a neighbour that holds all of it and has room for both; empty where there is none."""
+    gone = [hop for hop in chain if hop.device in lost]
+    if len(gone) != 1:
+        return ()
+    offers, wanted = {offer.device: offer for offer in relays}, gone[0]
+    for hop in chain:
+        is_next = hop.first == wanted.last + 1 or hop.last == wanted.first - 1
+        if is_next and hop.device in offers and _held(offers[hop.device], wanted) == wanted.last - wanted.first + 1:
+            both = replace(hop, first=min(hop.first, wanted.first), last=max(hop.last, wanted.last))
+            if split.memory_bytes(both.first, both.last, owners) <= offers[hop.device].memory_bytes:
+                return tuple(both if one is hop else one for one in chain if one is not wanted)
+    return ()
+
+
+def _replaced(split: Split, chain: Chain, lost: Collection[bytes], relays: Sequence[Offer], owners: int) -> Chain:
+    """Idle relays in the place of the lost; empty where they do not do."""
     left = [offer for offer in relays if offer.device not in lost]
     used = {hop.device for hop in chain}
     found: list[Hop] = []
@@ -65,7 +87,7 @@ def mend(split: Split, chain: Chain, lost: Collection[bytes], relays: Sequence[O
         need = split.memory_bytes(hop.first, hop.last, owners)
         idle = [offer for offer in left if offer.device not in used and need <= offer.memory_bytes]
         if not idle:
-            return choose(split, left, owners)
+            return ()
         taken = max(idle, key=lambda offer: (_held(offer, hop), offer.memory_bytes, offer.device))
         used.add(taken.device)
         found.append(replace(hop, device=taken.device, address=taken.addresses[0]))

@@ -40,6 +40,8 @@ SILENT_S = 3.0
 LIFE = "life"
 LOOK_S = 0.25
 """Least often somebody looks whether what it waits for has come."""
+MEASURE_S = 120.0
+"""For the validation data to go through the chain once more at the end: relays leave when the owners do."""
 SETTLE_S = 10.0
 """For what was contributed last to be sealed by its holders: some gossip and the horizon's patience."""
 LEDGER_BYTES = 32 << 20
@@ -166,7 +168,8 @@ class Device:
         await self._settled(SETTLE_S if ended.status == "ok" else 0.0)
         self.site.is_leaving = True
         self._telling.look()
-        accuracy = self.owner.accuracy if self.owner is not None else None
+        # Of the model it ended with, or of none: an older one's would mislead.
+        accuracy = self.owner.figures.accuracies.get(ended.round + 1) if self.owner is not None else None
         self.done = self._telling.done(replace(ended, seconds=self.site.now_s() - began_s), accuracy)
         self._telling.events.add(self.done)
         await self._talking.say_goodbye()
@@ -182,7 +185,7 @@ class Device:
         ended = node.done or self._ended("failed")
         if ended.status == "ok":
             with suppress(TimeoutError):
-                async with asyncio.timeout(SETTLE_S):
+                async with asyncio.timeout(MEASURE_S):
                     await owner.measure(ended.round + 1, node.model())
         await owner.linking.leave()
         return ended

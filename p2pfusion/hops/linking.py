@@ -16,13 +16,15 @@ from functools import partial
 
 from p2pfusion.errors import RemoteError, TaskError
 from p2pfusion.hops.chains import Chain, backups, choose, fits, mend, times
-from p2pfusion.hops.sending import WORD_DEADLINE_S
 from p2pfusion.hops.site import Site
 from p2pfusion.seams import Request
 from p2pfusion.wire.hops import Back, Hop, Offer, Take, Word, encode_back, encode_take
 
 PAUSE_S, PAUSE_MAX_S = 0.02, 0.5
 """Between questions whether a relay is ready: rounds of small networks are short, and a snapshot takes seconds."""
+ASK_DEADLINE_S = 1.0
+"""For a relay to answer a question, which it does at once: some batches are lost to a relay that is gone, and the pause
+is this and an owner's patience. A busy one that misses it is asked again when it beats."""
 TROUBLE_S = 5.0
 """After waiting so long for a chain a person is told why."""
 BACK_S = 5.0
@@ -189,7 +191,7 @@ class Linking:
     async def _ping(self, hop: Hop) -> None:
         try:
             request = Request("GET", "/v1/ping")
-            await self._site.board.call(hop.address, request, deadline_s=WORD_DEADLINE_S)
+            await self._site.board.call(hop.address, request, deadline_s=ASK_DEADLINE_S)
         except RemoteError:
             self._site.directory.lose(hop.device)
 
@@ -213,4 +215,4 @@ class Linking:
 
     async def _call(self, hop: Hop, topic: str, body: bytes) -> int:
         request = Request("POST", f"/v1/hops/{topic}", body)
-        return (await self._site.board.call(hop.address, request, deadline_s=WORD_DEADLINE_S)).status
+        return (await self._site.board.call(hop.address, request, deadline_s=ASK_DEADLINE_S)).status

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -110,6 +112,16 @@ def test_a_stage_goes_to_an_idle_relay_that_holds_it_already_before_a_roomier_on
     holder = offer(3, held=(held(2), held(3)))
     relays = [offer(1), offer(2), holder, offer(4, memory_bytes=2 * ROOM)]
     assert mend(SPLIT, chain, {device(2)}, relays, 1) == (hop(1, 1, 1), hop(3, 2, LAST))
+
+
+def test_without_an_idle_relay_a_neighbour_that_keeps_the_backup_takes_the_stage() -> None:
+    chain = (hop(1, 1, 1), hop(2, 2, 2), hop(3, 3, LAST))
+    backed = offer(3, held=tuple(held(shard) for shard in (2, *range(3, LAST + 1))))
+    assert mend(SPLIT, chain, {device(2)}, [offer(1), backed], 1) == (hop(1, 1, 1), hop(3, 2, LAST))
+    small = replace(backed, memory_bytes=SPLIT.memory_bytes(2, LAST, 1) - 1)
+    assert mend(SPLIT, chain, {device(2)}, [offer(1), small], 1) == choose(SPLIT, [offer(1), small], 1)
+    apart = offer(1, held=(held(LAST),))
+    assert mend(SPLIT, chain, {device(3)}, [apart, offer(2)], 1) == choose(SPLIT, [apart, offer(2)], 1)
 
 
 def test_without_an_idle_relay_everything_is_chosen_anew() -> None:
