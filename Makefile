@@ -82,6 +82,8 @@ soak: setup
 	P2PFUSION_KILLS=$(KILLS) P2PFUSION_BUSY_S=$(BUSY_S) P2PFUSION_CHURN_ROUNDS=110 P2PFUSION_CHURN_SEEDS=5 \
 		$(PYTHON_IN_VENV) -m pytest -q -s --timeout 3600 \
 		tests/e2e/test_restart.py tests/e2e/test_busy.py tests/e2e/test_churn.py
+	P2PFUSION_SIM_SEEDS=4 $(PYTHON_IN_VENV) -m pytest -q --timeout 3600 \
+		tests/sim/test_partition.py tests/sim/test_fast_rounds.py
 	$(PYTHON_IN_VENV) -m p2pfusion simulate churn --task light --nodes 64 --seeds $(SEEDS) --out soak/
 
 # One program after the other, each with a time limit; nothing is left running, also after Ctrl-C. Let it have the

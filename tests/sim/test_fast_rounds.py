@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from p2pfusion.config import CadenceConfig
@@ -12,7 +14,7 @@ from p2pfusion.sim.scenario import Scenario
 from p2pfusion.sim.world import simulate
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", range(1, 1 + int(os.environ.get("P2PFUSION_SIM_SEEDS", "1"))))
 def test_sleepers_and_returners_are_on_one_chain_with_the_fast(seed):
     scenario = Scenario(
         nodes=6,

@@ -77,7 +77,7 @@ def test_a_calm_run_counts_everybodys_every_round():
 
 
 def test_loss_costs_nobodys_work():
-    result, eyes = play(Scenario(nodes=16, rounds=20, link=LOSSY))
+    result, eyes = play(Scenario(nodes=16, rounds=12, link=LOSSY))
     everything_counts(result, eyes)
 
 
