@@ -124,7 +124,7 @@ def times(split: Split, chain: Chain, relays: Sequence[Offer], owners: int) -> C
 
 def _order(split: Split, relays: Sequence[Offer], owners: int) -> Order:
     if not relays:
-        raise TaskError("mp_sl: no relay is left; start one with --relay on another device")
+        raise TaskError("there is no relay: start one on another device with --role relay")
     middle_us = round((split.forward_s(1, split.shards.count - 1) + split.backward_s(1, split.shards.count - 1)) * 1e6)
     return Order(
         profile=split.steps,
