@@ -192,8 +192,11 @@ class Device:
 
     async def _relayed(self) -> Done:
         """A relay's run: till it is asked to stop or, where its end is given, till no owner is left of those it had."""
-        had_owners = False
+        had_owners, limit_s = False, self.config.node.timeout_s
+        began_s = self.site.now_s()
         while not self._stopping.is_set():
+            if limit_s is not None and self.site.now_s() - began_s >= limit_s:
+                return self._ended("timeout")
             owners = any(offer.is_owner for offer in self.site.here())
             had_owners |= owners
             if had_owners and not owners and self.config.node.until_rounds is not None:

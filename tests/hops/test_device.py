@@ -176,3 +176,16 @@ def test_a_relay_without_room_is_not_asked_to_hold_what_it_cannot() -> None:
 def test_with_one_seed_one_history() -> None:
     models = [run(lambda: together(2, 2, rounds=3), until_s=1000.0).model().tobytes() for _ in range(2)]
     assert models[0] == models[1]
+
+
+def test_a_relay_that_nobody_needs_ends_when_its_time_is_up() -> None:
+    async def main() -> Street:
+        async with Street(split_of()) as street:
+            device = street.start(3, owns=False, relay_bytes=ROOM, timeout_s=20.0)
+            await street.until(lambda: device.done is not None)
+            assert 20.0 <= asyncio.get_running_loop().time() <= 21.0
+        return street
+
+    done = run(main, until_s=100.0).devices[3].done
+    assert done is not None
+    assert done.status == "timeout"
