@@ -290,7 +290,10 @@ class Device:
         """Have a node for each of these."""
         relay = self.relay
         assert relay is not None
-        config = replace(self.config.node, until_rounds=None, min_peers=1, wait_s=None, ledger_bytes_max=LEDGER_BYTES)
+        own = self.config.node
+        config = replace(
+            own, until_rounds=None, timeout_s=None, wait_s=None, min_peers=1, ledger_bytes_max=LEDGER_BYTES
+        )
         for shard in shards:
             if shard not in self.holding.nodes:
                 algorithm = ShardRounds(shard, self.split, relay.openings)
