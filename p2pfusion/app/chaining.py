@@ -31,6 +31,14 @@ _HINT = (
 
 def chained(options: JoinOptions, view: View) -> Piecewise:
     """Measure the task's blocks and deal them to shards. Raises `TaskError`, `UsageError`."""
+    unknown = {
+        "--device": options.device not in ("auto", "cpu"),
+        "--metrics": options.metrics is not None,
+        "--outer-momentum": options.momentum > 0,
+    }
+    for option, is_given in unknown.items():
+        if is_given:
+            raise UsageError(f"{option} is not there for a model in pieces; leave it out")
     if options.until is not None and options.until.accuracy is not None:
         raise UsageError("--until accuracy: a chain ends by rounds; give --until rounds=N")
     pieces = piecewise(find_task(options.task, options.seed), options.seed, part_of(options), options.role)
@@ -64,7 +72,10 @@ async def join_chain(options: JoinOptions, pieces: Piecewise, view: View) -> Don
             listen=numeric_address(options.listen, "--listen"),
             state=folder,
             seed=options.seed,
-            codec=options.hop_codec,
+            hop_codec=options.hop_codec,
+            codec=options.codec,
+            codec_density=options.density,
+            budget_bytes_per_h=options.budget,
             min_peers=options.min_peers,
             wait_s=options.wait,
             until_rounds=goal.rounds,

@@ -105,6 +105,8 @@ def run_join(options: JoinOptions) -> int:
         require(options.device)
         check_live(options.algorithm)
         mark("task")
+        if not is_chained(options.algorithm) and (options.role != "owner" or options.memory is not None):
+            raise UsageError("--role and --memory are for a model in pieces: add --algorithm mp_sl")
         if is_chained(options.algorithm):
             from p2pfusion.app.chaining import chained, join_chain
 

@@ -1,9 +1,9 @@
 """A profile without a network in memory: operations and bytes of every block, counted on torch's meta device.
 
 Shapes without values flow through the blocks as real batches would. Bytes are those that `measuring` finds, but for
-attention, whose way on a processor keeps a sixth less; seconds are operations at a nominal
-speed and bytes at a nominal bandwidth, good for comparing blocks with each other, not for a clock. The same network
-gives the same profile on every device, so those who only plan need no memory for it but what torch loads for the meta
+attention, whose way on a processor keeps a sixth less; seconds are operations at a nominal speed and bytes at a nominal
+bandwidth, good for comparing blocks with each other, not for a clock. The same network gives the same profile on every
+device, so those who only plan need no memory for it but what torch loads for the meta
 device (some 80 MB and three seconds, torch 2.13).
 
 Knows neither relays nor plans. Source: PAPERS.md 3.2 (what a planner needs), ours: counting it.
@@ -11,14 +11,13 @@ Knows neither relays nor plans. Source: PAPERS.md 3.2 (what a planner needs), ou
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from p2pfusion.core.blueprint import Blueprint
 from p2pfusion.core.data import Batch
 from p2pfusion.core.footprint import kept_by
+from p2pfusion.core.measuring import state_bytes
 from p2pfusion.core.profiles import BlockCost, Profile
 from p2pfusion.core.stages import StageNetwork, outlines
 from p2pfusion.core.training import Recipe
@@ -30,8 +29,8 @@ BYTES_PER_S = 1e10
 """Its memory: what has no multiplications takes its time too."""
 STEP_PASSES = 5
 """Of a parameter's bytes in one optimiser step: gradient, state and values read, state and values written."""
-GRADIENT_NS = 9
-"""Decimals of seconds, so that a file stays readable."""
+DECIMALS = 9
+"""Of seconds: nanoseconds, so that a file stays readable."""
 
 
 def count(blueprint: Blueprint, batch: Batch, recipe: Recipe) -> Profile:
@@ -68,10 +67,10 @@ def _counted(
         outputs.append(module(inside))
         return outputs[0] if y is None else recipe.loss(outputs[0], y)
 
-    with _Operations() as ahead:
+    with FlopCounterMode(display=False) as ahead:
         value, kept = kept_by(forward, module)
     output = outputs[0]
-    with _Operations() as back:
+    with FlopCounterMode(display=False) as back:
         if value.requires_grad:
             torch.autograd.backward(value, torch.empty_like(value))
     optimizer = recipe.optimizer(trained) if trained else None
@@ -80,48 +79,17 @@ def _counted(
     parameter_bytes, through_bytes = sum(tensor.nbytes for tensor in mine), x.nbytes + output.nbytes + sum(kept)
     cost = BlockCost(
         name=name,
-        forward_s=_seconds(ahead.flops, through_bytes),
-        backward_s=_seconds(back.flops, 2 * through_bytes),
+        forward_s=_seconds(ahead.get_total_flops(), through_bytes),
+        backward_s=_seconds(back.get_total_flops(), 2 * through_bytes),
         optimiser_s=_seconds(0, STEP_PASSES * parameter_bytes),
         output_bytes=output.nbytes,
         kept_bytes=sum(kept),
         parameter_bytes=parameter_bytes,
         gradient_bytes=sum(tensor.nbytes for tensor in trained),
-        optimiser_bytes=_state_bytes(optimizer),
+        optimiser_bytes=state_bytes(getattr(optimizer, "state", {}).values()),
     )
     return cost, output.detach()
 
 
-class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts multiplications and additions of matrix products and convolutions, which is nearly all there is.
-
-    torch's own counter loads its compiler: seconds, and more memory than some devices have to spare.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.flops = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Let it happen, and count."""
-        result = func(*args, **(kwargs or {}))
-        name = func.overloadpacket.__name__
-        if name in ("mm", "bmm"):
-            self.flops += 2 * result.numel() * args[0].shape[-1]
-        elif name in ("addmm", "baddbmm"):
-            self.flops += 2 * result.numel() * args[1].shape[-1]
-        elif name == "convolution":
-            self.flops += 2 * result.numel() * args[1][0].numel()
-        elif name == "convolution_backward":
-            # Of inputs and of weights, each as much as the way forward; a bias is next to nothing.
-            self.flops += 2 * args[0].numel() * args[2][0].numel() * sum(args[-1][:2])
-        return result
-
-
 def _seconds(flops: int, size_bytes: int) -> float:
-    return round(flops / FLOPS_PER_S + size_bytes / BYTES_PER_S, GRADIENT_NS)
-
-
-def _state_bytes(optimizer: Any) -> int:
-    states = getattr(optimizer, "state", {}).values()
-    return sum(item.nbytes for state in states for item in state.values() if isinstance(item, torch.Tensor))
+    return round(flops / FLOPS_PER_S + size_bytes / BYTES_PER_S, DECIMALS)

@@ -132,12 +132,12 @@ def _measured(
         kept_bytes=sum(kept),
         parameter_bytes=sum(tensor.nbytes for tensor in mine),
         gradient_bytes=sum(tensor.nbytes for tensor in trained),
-        optimiser_bytes=_bytes_of(getattr(optimizer, "state", {}).values()),
+        optimiser_bytes=state_bytes(getattr(optimizer, "state", {}).values()),
     )
     return cost, output
 
 
-def _bytes_of(states: Iterable[Any]) -> int:
+def state_bytes(states: Iterable[Any]) -> int:
     """Of all tensors an optimiser keeps, one mapping per parameter."""
     found: Sequence[Any] = [item for state in states for item in state.values()]
     return sum(item.nbytes for item in found if isinstance(item, torch.Tensor))

@@ -246,10 +246,9 @@ class Relay:
         copy = seat.copy
         if copy is None or not self._is_current(job):
             return
-        x = torch.from_numpy(tensors.decode(passage.codec, passage.payload, passage.shape))
         work = copy.forward if passage.is_training else copy.evaluate
         began_s = _now_s()
-        output = await self._compute.run(lambda: work(x), cost_s=self.split.forward_s(seat.take.first, seat.take.last))
+        output = await self._compute.run(lambda: work(_opened(passage)), cost_s=self.split.forward_s(*_ends(seat)))
         self.figures.forward_s += _now_s() - began_s
         if self._is_current(job):
             seat.is_queued, seat.batch = False, passage.shape[0]
@@ -270,9 +269,8 @@ class Relay:
         assert passage is not None
         if copy is None:
             raise ValueError("left behind meanwhile: the batch counts nowhere")
-        gradient = torch.from_numpy(tensors.decode(passage.codec, passage.payload, passage.shape))
         began_s, cost_s = _now_s(), self.split.backward_s(*_ends(seat)) - self.split.step_s(*_ends(seat))
-        back = await self._compute.run(lambda: copy.backward(gradient), cost_s=cost_s)
+        back = await self._compute.run(lambda: copy.backward(_opened(passage)), cost_s=cost_s)
         self.figures.backward_s += _now_s() - began_s
         if self._is_current(job):
             seat.is_queued = False
@@ -317,6 +315,11 @@ class Relay:
         take, passage = job.seat.take, job.passage
         if passage is not None:
             self._sender.tell_failed(take, passage, take.first)
+
+
+def _opened(passage: Passage) -> torch.Tensor:
+    """The tensor that it carries; in the executor, for it may have megabytes. Raises `WireError`."""
+    return torch.from_numpy(tensors.decode(passage.codec, passage.payload, passage.shape))
 
 
 def _ends(seat: Seat) -> tuple[int, int]:

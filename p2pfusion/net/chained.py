@@ -117,7 +117,7 @@ async def chained_device(  # noqa: PLR0913 - the embedding facade: every argumen
     listen: str = "0.0.0.0:0",
     state: Path | str | None = None,
     seed: int = 0,
-    codec: str = "bf16",
+    hop_codec: str = "bf16",
     **config: Any,
 ) -> AsyncIterator[Device]:
     """Join the chain of that swarm on this LAN, or start it; leaving the block leaves it.
@@ -128,7 +128,7 @@ async def chained_device(  # noqa: PLR0913 - the embedding facade: every argumen
         memory_bytes: what a relay gives to that at most; None: half of what is free.
         part: (i, n): an owner's part i (from 0) of n of the task's data; None: all of it.
         listen, state, config: as `net.lan.lan_node`'s.
-        codec: of activations and gradients, a name of `wire.tensors.CODECS`.
+        hop_codec: of activations and gradients, a name of `wire.tensors.CODECS`.
 
     Raises:
         TaskError, UsageError, PortError, StoreError: before anything was sent.
@@ -150,7 +150,7 @@ async def chained_device(  # noqa: PLR0913 - the embedding facade: every argumen
                 node=settings,
                 memory_bytes=0 if role == "owner" else given,
                 batch_us=pieces.batch_us,
-                codec=codec,
+                codec=hop_codec,
                 resumed=_saved(state, pieces.split.shards.count),
             ),
             replace(pieces.split, swarm=swarm),

@@ -43,6 +43,21 @@ def test_a_run_that_never_began_was_interrupted() -> None:
     assert exit_status(None, GOAL) == 130
 
 
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("--role relay", "add --algorithm mp_sl"),
+        ("--memory 1GB", "add --algorithm mp_sl"),
+        ("--algorithm mp_sl --metrics 0", "--metrics is not there for a model in pieces"),
+        ("--algorithm mp_sl --outer-momentum 10%", "--outer-momentum is not there for a model in pieces"),
+        ("--algorithm mp_sl --until accuracy=0.9", "a chain ends by rounds"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(line: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["join", "digits", *line.split()]) == 2
+    assert words in capsys.readouterr().err
+
+
 def test_what_no_swarm_runs_is_refused_before_anything_is_prepared(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
