@@ -44,8 +44,8 @@ def table(name: str, lines: Sequence[Line]) -> list[str]:
 def row(cell: Cell, lines: Sequence[Line]) -> list[str]:
     """Accuracy in percent of each exit, of text perplexity."""
     exits = [
-        spread([exp(line["losses"][name]) if cell.alpha is None else 100 * line["exits"][name] for line in lines])
-        for name in lines[0]["exits"]
+        spread([exp(line["losses"][name]) if cell.alpha is None else 100 * line["widths"][name] for line in lines])
+        for name in lines[0]["widths"]
     ]
     title = cell.row if cell.slow == 1 else f"{cell.row}, one {cell.slow:g}x slower"
     return [

@@ -121,7 +121,7 @@ def _exits(first: Sliced, model: Vector, what: Material) -> dict[str, Any]:
         for name, one in at_exits(first.blueprint).items()
     }
     return {
-        "exits": {name: round(one.accuracy, 5) for name, one in found.items()},
+        "widths": {name: round(one.accuracy, 5) for name, one in found.items()},
         "losses": {name: round(one.loss, 5) for name, one in found.items()},
     }
 

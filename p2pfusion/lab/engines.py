@@ -11,11 +11,13 @@ from __future__ import annotations
 import importlib
 import multiprocessing
 import os
+import queue
 import signal
 import threading
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from multiprocessing import connection
 from multiprocessing.queues import SimpleQueue
 from typing import Any
@@ -68,17 +70,38 @@ def _on_processes(orders: Sequence[str], work: Work, told: Told, jobs: int) -> F
     news: SimpleQueue[tuple[int, int]] = context.SimpleQueue()
     pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin_worker, initargs=(news,))
     others = frozenset(child.pid for child in multiprocessing.active_children())
+    done: queue.SimpleQueue[tuple[int, Future[str]]] = queue.SimpleQueue()
     try:
-        pending = {pool.submit(_do, work, number, order): number for number, order in enumerate(orders)}
-        while pending:
-            done, _ = wait(pending, timeout=LOOK_S, return_when=FIRST_COMPLETED)
-            _pass_on(news, told)
-            for future in sorted(done, key=pending.__getitem__):
-                yield pending.pop(future), _result(future)
+        for number, order in enumerate(orders):
+            pool.submit(_do, work, number, order).add_done_callback(partial(_note, done, number))
+        for _ in orders:
+            number, future = _next(done, news, told)
+            yield number, _result(future)
         pool.shutdown()
     finally:
         _end(pool, others)
         news.close()
+
+
+def _note(done: queue.SimpleQueue[tuple[int, Future[str]]], number: int, future: Future[str]) -> None:
+    done.put((number, future))
+
+
+def _next(
+    done: queue.SimpleQueue[tuple[int, Future[str]]], news: SimpleQueue[tuple[int, int]], told: Told
+) -> tuple[int, Future[str]]:
+    """The next run that has finished.
+
+    Not by `concurrent.futures.wait`: a Ctrl-C that comes while it takes the futures' locks leaves one of them locked,
+    and then the pool never ends. This queue is one call into C, which an interrupt leaves whole.
+    """
+    while True:
+        try:
+            return done.get(timeout=LOOK_S)
+        except queue.Empty:
+            pass
+        finally:
+            _pass_on(news, told)
 
 
 def _result(future: Future[str]) -> str:

@@ -36,7 +36,7 @@ def test_a_row_has_every_exit_and_the_spread_over_seeds() -> None:
     cell = TABLES["cifar10"][0]
     lines = [
         {
-            **asdict(cell), "seed": seed, "exits": {"exit 1": 0.5 + seed / 10, "exit 2": 0.25}, "losses": {},
+            **asdict(cell), "seed": seed, "widths": {"exit 1": 0.5 + seed / 10, "exit 2": 0.25}, "losses": {},
             "memory_mb": 2.0, "memory_first_mb": 4.0, "memory_max_mb": 8.0, "round_s": 9.5, "utilisation": 0.625,
         }
         for seed in range(2)
