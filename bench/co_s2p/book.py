@@ -11,7 +11,7 @@ from bench.schemes.run import RESULTS, Book, Line
 
 def work(cell: Cell, seed: int) -> Line:
     """In a worker."""
-    os.nice(10)
+    os.setpriority(os.PRIO_PROCESS, 0, 10)
     from bench.co_s2p.running import run
 
     return run(cell, seed)

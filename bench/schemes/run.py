@@ -51,7 +51,7 @@ def read(file: Path) -> list[Line]:
 
 def work(cell: Cell, seed: int) -> Line:
     """In a worker."""
-    os.nice(10)
+    os.setpriority(os.PRIO_PROCESS, 0, 10)
     from bench.schemes.learning import run
 
     return run(cell, seed)

@@ -346,7 +346,8 @@ def test_the_largest_magnitude_is_known_without_decoding(codec, values):
     flat = np.array(values, np.float32)
     segment = encode(codec, flat, Coding(density=1))[0]
     found, largest = np.abs(decoded(codec, (segment,), flat.size)).max(), opened(codec, segment, flat.size).largest()
-    assert found <= float(largest) * (1 + 2.0**-20)  # in float64: the product may be above float32's largest
+    found, largest = float(found), float(largest)  # in float64: the products may be above float32's largest
+    assert found <= largest * (1 + 2.0**-20)
     # Rounding at random may leave all of a block a step below its largest.
     assert largest <= found * (1 if codec not in ("int4", "int8", "topk") else 7 / 6 + 1e-6)
 
