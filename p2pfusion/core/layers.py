@@ -81,6 +81,9 @@ def empty_layer(kind: type[nn.Module], *sizes: int, **options: Any) -> nn.Module
 
     For layers that have parameters only, no buffers.
     """
+    if kind is nn.Embedding:  # its normal_ on a meta tensor imports torch's compiler (3 s of every start)
+        table: nn.Module = nn.Embedding.from_pretrained(torch.empty(sizes), freeze=False, **options)  # type: ignore[no-untyped-call]
+        return table
     made = kind(*sizes, device="meta", **options)
     for name, value in list(made.named_parameters(recurse=False)):
         # Not torch's skip_init: its empty_like of a meta tensor imports sympy (0.4 s of every start).

@@ -150,13 +150,23 @@ def test_sgd_refuses_what_torch_refuses(values: tuple[float, float]) -> None:
         Sgd([], *values)
 
 
-def test_preparing_and_training_bring_in_neither_torchs_compiler_nor_sympy() -> None:
+TINY_VIT = (
+    "import numpy as np\n"
+    "from p2pfusion import Task\n"
+    "from p2pfusion.zoo.transformers import vit\n"
+    "task = Task(vit(4, 2, 1, 16, 2, 4, 16, 3), (np.zeros((8, 1, 4, 4), np.float32), np.zeros(8, np.int64)))\n"
+)
+
+
+@pytest.mark.parametrize(
+    "made", ["from p2pfusion.zoo.tasks import TASKS\ntask = TASKS['digits']()\n", TINY_VIT], ids=["digits", "vit"]
+)
+def test_preparing_and_training_bring_in_neither_torchs_compiler_nor_sympy(made: str) -> None:
     code = (
-        "import random, sys\n"
+        f"{made}import random, sys\n"
         "from p2pfusion.core.task import prepare\n"
         "from p2pfusion.core.training import train\n"
-        "from p2pfusion.zoo.tasks import TASKS\n"
-        "task = prepare(TASKS['digits'](), 0)\n"
+        "task = prepare(task, 0)\n"
         "whole = task.blueprint.whole()\n"
         "train(task.blueprint, whole, task.genesis, task.train.batches(random.Random(0)), task.recipe)\n"
         "print(sorted({'torch._dynamo', 'sympy'} & sys.modules.keys()))"
