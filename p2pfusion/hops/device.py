@@ -111,6 +111,7 @@ class Device:
             self._hold(self.config.resumed)
         if self._owning is not None:
             self.owner = self._own(self._owning)
+            works.append(self.owner.watch())
         self._tasks = [group.create_task(work) for work in works]
         self._life = group.create_task(self._live())
         return self

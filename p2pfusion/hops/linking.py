@@ -51,6 +51,8 @@ class Linking:
         self.chain: Chain = ()
         self.replanned = 0
         self._site = site
+        self._since = 0
+        """The epoch in which this chain began."""
         self._full: dict[bytes, float] = {}
         self._planned_with: frozenset[bytes] = frozenset()
         self._planned_for = 0
@@ -83,6 +85,11 @@ class Linking:
         first = min((one for one in self._site.here() if one.is_owner), key=lambda one: one.device, default=None)
         return first if first is not None and first.device < self.me else None
 
+    def said_goodbye(self) -> int | None:
+        """The first shard of a hop of mine that has left; None: nobody has."""
+        left = {one.device for one in self._site.directory.left()}
+        return next((hop.first for hop in self.chain if hop.device in left), None)
+
     # -- what a round asks ---------------------------------------------------------------------------------------------
 
     async def seat(self, round_: int) -> None:
@@ -101,13 +108,18 @@ class Linking:
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, PAUSE_MAX_S)
 
-    async def mend(self, place: int | None, round_: int) -> None:
-        """A batch was lost: begin a new epoch with those who answer, others in the place of those who do not."""
+    async def mend(self, place: int | None, round_: int) -> bool:
+        """A batch was lost: begin a new epoch with those who answer, others in the place of those who do not.
+
+        Whether there are others now, so that copies of the round begun are void.
+        """
+        before = self._since
         for hop in self.chain:
             if place is not None and hop.first <= place <= hop.last:
                 await self._ping(hop)
         self.epoch += 1
         await self.seat(round_)
+        return self._since > before
 
     async def end(self, round_: int) -> None:
         """My round is over: every relay may hand in what it learnt for me."""
@@ -161,6 +173,7 @@ class Linking:
         self._site.sender.spawn(self._say("leave", tuple(dropped), self.epoch))
         self.replanned += bool(self.chain)
         self.chain, self.epoch = chain, self.epoch + 1
+        self._since = self.epoch
 
     async def _ask(self, round_: int) -> tuple[Collection[bytes], bool]:
         """Ask for all seats: who is lost or full, and whether all are ready."""
@@ -174,7 +187,8 @@ class Linking:
         """The status of its answer; None without one."""
         chain, mine = self.chain, self._site.address
         take = Take(
-            run=self.split.tag, owner=self.me, owner_address=mine, epoch=self.epoch, first=hop.first, last=hop.last,
+            run=self.split.tag, owner=self.me, owner_address=mine, epoch=self.epoch, since=self._since, first=hop.first,
+            last=hop.last,
             previous=chain[place - 1].address if place else mine,
             next=chain[place + 1].address if place + 1 < len(chain) else mine,
         )  # fmt: skip

@@ -27,6 +27,7 @@ from p2pfusion.core.data import Batch, Data
 from p2pfusion.core.objectives import correct
 from p2pfusion.core.splitting import Ends
 from p2pfusion.errors import RemoteError, TrainingError
+from p2pfusion.hops.drawing import Draws
 from p2pfusion.hops.linking import HopLost, Linking
 from p2pfusion.hops.sending import Topic
 from p2pfusion.hops.site import Site
@@ -49,7 +50,7 @@ PATIENCE_MIN_S = 1.0
 """Less would take a collector's pause or a lost packet for a lost hop."""
 EVALUATION_BATCHES_MAX = 64
 """Validation batches through the chain, so that measuring never takes longer than training."""
-
+GOODBYES = "goodbyes"
 
 _LEARNING = CadenceConfig(patience_min_s=PATIENCE_MIN_S)
 
@@ -60,6 +61,8 @@ class OwnerFigures:
 
     batches: int = 0
     lost: int = 0
+    begun_again: int = 0
+    """Rounds, since another relay had to take a stage in their midst."""
     predicted_s: float = 0.0
     measured_s: float = 0.0
     """Of a batch, the mean over the last round."""
@@ -83,7 +86,8 @@ class Owner:
         self.split, self.linking, self.figures = site.split, linking, OwnerFigures()
         self.blueprint: Blueprint = site.split.blueprint_of(0)
         self.product = Product()
-        self._batches, self._validation = batches, validation
+        self._site = site
+        self._draws, self._validation = Draws(batches), validation
         self._compute, self._sender = site.doors.compute, site.sender
         self._steps, self._evaluate_every = steps, evaluate_every
         self._waiting: dict[tuple[Topic, int, int], asyncio.Future[Passage]] = {}
@@ -121,6 +125,15 @@ class Owner:
             if (epoch, batch) == (word.epoch, word.batch) and not waiting.done():
                 waiting.set_exception(HopLost(word.place))
 
+    async def watch(self) -> None:
+        """For ever: what is under way through a relay that says goodbye is lost, without waiting for it."""
+        while True:
+            await self._site.bell(GOODBYES).wait(PATIENCE_MIN_S)
+            place = self.linking.said_goodbye()
+            for waiting in self._waiting.values():
+                if place is not None and not waiting.done():
+                    waiting.set_exception(HopLost(place))
+
     # -- a round -------------------------------------------------------------------------------------------------------
 
     async def round(self, ctx: RoundContext) -> None:
@@ -131,7 +144,12 @@ class Owner:
         ends = await self._ends(ctx, before)
         if self._validation is not None and (ctx.round - 1) % self._evaluate_every == 0:
             await self._evaluate(ends, ctx.round)
-        losses, samples = await self._train(ctx, ends)
+        self._draws.begin()
+        while (learnt := await self._train(ctx, ends)) is None:
+            self.figures.begun_again += 1
+            self._draws.begin_again()
+            ends = await self._ends(ctx, before)
+        losses, samples = learnt
         if not losses:
             return
         await self.linking.end(ctx.round)
@@ -143,13 +161,13 @@ class Owner:
         shards, recipe = self.split.shards, self.split.recipe(ctx.round)
         return await ctx.compute(lambda: Ends(self.split.blueprint, shards.first, shards.last, values, recipe), 0.0)
 
-    async def _train(self, ctx: RoundContext, ends: Ends) -> tuple[list[float], int]:
-        """The losses of the round's batches that came through, and their samples."""
+    async def _train(self, ctx: RoundContext, ends: Ends) -> tuple[list[float], int] | None:
+        """The losses of the round's batches that came through, and their samples; None: it must begin again."""
         losses: list[float] = []
         samples, loop, steps, in_a_row = 0, asyncio.get_running_loop(), ctx.steps(self._steps), 0
         began_s = loop.time()
         while len(losses) < steps and not ctx.should_stop():
-            x, y = await self._compute.run(lambda: next(self._batches))
+            x, y = await self._compute.run(lambda: next(self._draws))
             begin_s = loop.time()
             try:
                 losses.append(await self._batch(ctx.round, ends, x, y))
@@ -162,7 +180,8 @@ class Owner:
                 # Whoever was only slow is given more time; a hop that is gone is found by asking.
                 self._times_s.append(SLOWER * (loop.time() - begin_s))
                 ends.drop()
-                await self.linking.mend(error.place, ctx.round)
+                if await self.linking.mend(error.place, ctx.round):
+                    return None
                 continue
             self._times_s.append(loop.time() - begin_s)
             self.figures.batches, in_a_row = self.figures.batches + 1, 0

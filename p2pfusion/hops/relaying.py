@@ -110,9 +110,8 @@ class Relay:
         others = [one.take for owner, one in self._seats.items() if owner != take.owner]
         if self._need_bytes([*others, take]) > self.memory_bytes or len(others) >= SEATS_MAX:
             return FULL
-        if seat is None or (seat.take.first, seat.take.last) != (take.first, take.last):
-            self._leave(take.owner)
-            seat = self._seats[take.owner] = Seat(take, _now_s())
+        if seat is None or seat.shards != _shards(take) or (take.since > seat.take.epoch and not seat.is_ending):
+            seat = self._seated(take)
         elif take.epoch > seat.take.epoch:
             self._interrupt(seat)
         seat.take, seat.heard_s = take, _now_s()
@@ -122,6 +121,17 @@ class Relay:
         self._stir(seat.shards)
         is_open = seat.copy is not None or self.openings.is_open(seat.shards, take.owner)
         return READY if is_open and not seat.is_ending else NOT_YET
+
+    def _seated(self, take: Take) -> Seat:
+        """A new seat in the place of the owner's old one, whose copy is void."""
+        old = self._seats.get(take.owner)
+        seat = self._seats[take.owner] = Seat(take, _now_s())
+        if old is not None:
+            old.copy = old.parked = None
+            for shard in old.shards:
+                self.openings.close(shard)  # without its owner, if it is not among the new seat's
+            self._stir(old.shards)
+        return seat
 
     def _passage(self, doing: Doing, passage: Passage) -> Reply:
         seat = self._seats.get(passage.owner)
@@ -320,6 +330,10 @@ class Relay:
 def _opened(passage: Passage) -> torch.Tensor:
     """The tensor that it carries; in the executor, for it may have megabytes. Raises `WireError`."""
     return torch.from_numpy(tensors.decode(passage.codec, passage.payload, passage.shape))
+
+
+def _shards(take: Take) -> range:
+    return range(take.first, take.last + 1)
 
 
 def _ends(seat: Seat) -> tuple[int, int]:

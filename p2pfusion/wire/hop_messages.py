@@ -69,13 +69,15 @@ class Offers:
 class Take:
     """An owner asks a relay to hold a stage: shards `first` to `last`, both included, of its chain `epoch`.
 
-    `previous` and `next` are the addresses of the neighbours in the chain, the owner's own at its ends.
+    `previous` and `next` are the addresses of the neighbours in the chain, the owner's own at its ends. The copy of an
+    epoch before `since` is void: its round begins again.
     """
 
     run: bytes
     owner: bytes
     owner_address: str
     epoch: int
+    since: int
     first: int
     last: int
     previous: str

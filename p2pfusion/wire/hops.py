@@ -48,7 +48,7 @@ LENGTH_BYTES = 4
 """In front of a passage's header."""
 HEADER_BYTES_MAX = 101
 """The longest header that the fields allow: two ids, three counts, a flag, a codec's name and six sizes."""
-_FIELDS_MAX = 8
+_FIELDS_MAX = 9
 """Longest array in an order, a word or a header: the fields of a take."""
 _AROUND_OFFERS_BYTES = 1 + 3 + TAG_BYTES
 """The record's header, that of its longest list, the tag."""
@@ -97,13 +97,14 @@ TAKE = where(
         owner=_DEVICE,
         owner_address=address(),
         epoch=_COUNT,
+        since=_COUNT,
         first=_MIDDLE_SHARD,
         last=_MIDDLE_SHARD,
         previous=address(),
         next=address(),
     ),
-    lambda take: take.first <= take.last,
-    _BACKWARDS,
+    lambda take: take.first <= take.last and take.since <= take.epoch,
+    f"{_BACKWARDS}, or a chain of a later epoch",
 )
 BACK = where(
     record(Back, run=_RUN, owner=_DEVICE, first=_MIDDLE_SHARD, last=_MIDDLE_SHARD),

@@ -52,9 +52,9 @@ def hop(number: int, first: int, last: int) -> Hop:
     return Hop(device=device(number), address=address(number), first=first, last=last)
 
 
-def take(owner: int, first: int, last: int, *, epoch: int = 1, run: bytes = SPLIT.tag) -> Take:
-    return Take(run=run, owner=device(owner), owner_address=address(owner), epoch=epoch, first=first, last=last,
-                previous=address(100), next=address(101))  # fmt: skip
+def take(owner: int, first: int, last: int, *, epoch: int = 1, since: int = 1, run: bytes = SPLIT.tag) -> Take:
+    return Take(run=run, owner=device(owner), owner_address=address(owner), epoch=epoch, since=since, first=first,
+                last=last, previous=address(100), next=address(101))  # fmt: skip
 
 
 def word(owner: int, *, epoch: int = 1, batch: int = 0, place: int = 0) -> Word:
