@@ -37,7 +37,7 @@ from p2pfusion.zoo.transformers import gpt, vit
 
 LINK = LinkModel(latency_s=0.005, jitter_s=0.005)
 GOSSIP = GossipConfig(coalesce_s=0.1, gossip_interval_s=2.0, gossip_interval_max_s=8.0, probe_interval_s=10.0)
-"""Calls that simulate in half the time. Rounds here take 9 s and nobody fails: 0.1 s later is 1 % of one, for all rows."""
+"""Fewer calls to simulate. Rounds here take 9 s and nobody fails: 0.1 s later is 1 % of one, for all rows."""
 PATCH, TIME = 8, 64
 TEXT_CHARACTERS = 1_000_000
 """Of WikiText-2's training text, read as characters: its words alone would be most of the network."""

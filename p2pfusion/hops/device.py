@@ -255,6 +255,7 @@ class Device:
             batch_us=self.config.batch_us,
             chain=owner.linking.chain if owner is not None else (),
             held=self.holding.held(),
+            lanes=owner.linking.planned if owner is not None else (),
         )
 
     async def _answer(self, request: Request) -> Reply:

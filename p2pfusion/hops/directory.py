@@ -88,4 +88,5 @@ class Directory:
 def _said(offer: Offer) -> tuple[object, ...]:
     """What others act upon."""
     shards = tuple(one.shard for one in offer.held)
-    return offer.addresses, offer.is_owner, offer.is_relay, offer.is_leaving, offer.memory_bytes, shards, offer.chain
+    what = offer.is_owner, offer.is_relay, offer.is_leaving, offer.memory_bytes
+    return offer.addresses, *what, shards, offer.chain, offer.lanes

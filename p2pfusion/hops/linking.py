@@ -1,8 +1,9 @@
 """An owner's chain: which relays it goes through, whether they are ready, and what takes the place of one that is gone.
 
-The owner with the smallest id among those who are here plans; the others take its chain, so that copies of all owners
-lie together and rounds of a shard close together. Where the planner is silent or its chain broken, each helps itself.
-Every change of a chain has a new epoch: what is still on its way in the old one is understood by nobody.
+The owner with the smallest id among those who are here plans for all, one chain or several beside each other; the
+others take the one that it gives them, so that copies of many owners lie together and rounds of a shard close together.
+Where the planner is silent or its chain broken, each helps itself. Every change of a chain has a new epoch: what is
+still on its way in the old one is understood by nobody.
 
 Knows no tensors and no losses; `chains` decides, this module asks.
 """
@@ -15,7 +16,8 @@ from contextlib import suppress
 from functools import partial
 
 from p2pfusion.errors import RemoteError, TaskError
-from p2pfusion.hops.chains import Chain, backups, choose, fits, mend, times
+from p2pfusion.hops.chains import Chain, backups, times
+from p2pfusion.hops.lanes import Lanes, deal, devices, have_room, lane_of, mended, peopled, round_of, seen
 from p2pfusion.hops.site import Site
 from p2pfusion.seams import Request
 from p2pfusion.wire.hops import Back, Hop, Offer, Take, Word, encode_back, encode_take
@@ -32,7 +34,7 @@ BACK_S = 5.0
 FULL_S = 5.0
 """A relay that was full is not asked again for so long."""
 BETTER_SHARE = 0.8
-"""A chain is changed for a better one only if a batch then takes at most this share: moving costs a round's copies."""
+"""Chains are changed for better ones only if a round then takes at most this share: moving costs a round's copies."""
 
 
 class HopLost(RemoteError):
@@ -44,18 +46,19 @@ class HopLost(RemoteError):
 
 
 class Linking:
-    """Of one owner. `chain` is empty until the first round."""
+    """Of one owner. `chain` is empty until the first round; `lanes` are everybody's, as far as is known here."""
 
     def __init__(self, site: Site) -> None:
         self.split, self.me, self.epoch = site.split, site.me, 0
         self.chain: Chain = ()
+        self.lanes: Lanes = ()
         self.replanned = 0
         self._site = site
         self._since = 0
         """The epoch in which this chain began."""
         self._full: dict[bytes, float] = {}
         self._planned_with: frozenset[bytes] = frozenset()
-        self._planned_for = 0
+        self._planned_for: frozenset[bytes] = frozenset()
         self._kept: tuple[Hop, ...] = ()
         self._kept_s = 0.0
         self._trouble = ""
@@ -67,17 +70,23 @@ class Linking:
         now_s = self._site.now_s()
         return [one for one in self._site.here() if one.is_relay and self._full.get(one.device, 0.0) <= now_s]
 
+    def _owners(self) -> list[bytes]:
+        """All that are here, I included, ascending."""
+        return sorted([self.me, *(one.device for one in self._site.here() if one.is_owner)])
+
     @property
-    def owners(self) -> int:
-        """How many there are, I included."""
-        return 1 + sum(one.is_owner for one in self._site.here())
+    def planned(self) -> Lanes:
+        """What I plan for all; nothing where another does."""
+        return self.lanes if self._planner() is None else ()
 
     @property
     def batch_s(self) -> float:
-        """Forecast of one batch of mine with all owners under way."""
-        with suppress(ValueError, TaskError):
-            chain = times(self.split, self.chain, self._relays(), self.owners)
-            return max(chain.loop_s, chain.full_s * self.owners)
+        """Forecast of one batch of mine with all owners of my chain under way."""
+        lane = lane_of(peopled(self.lanes, self._owners()), self.me)
+        if lane is not None:
+            with suppress(ValueError, TaskError):
+                chain = times(self.split, self.chain, self._relays(), len(lane.owners))
+                return max(chain.loop_s, chain.full_s * len(lane.owners))
         return 0.0
 
     def _planner(self) -> Offer | None:
@@ -132,41 +141,48 @@ class Linking:
     # -- how -----------------------------------------------------------------------------------------------------------
 
     def _reconsider(self) -> None:
-        """Take the planner's chain, as the planner another when relays or owners came; replace who is gone."""
-        relays, planner = self._relays(), self._planner()
+        """Take the planner's chain, as the planner others when relays or owners came; replace who is gone."""
+        relays, owners, planner = self._relays(), self._owners(), self._planner()
         here = {one.device for one in relays}
-        if planner is not None and planner.chain and here.issuperset(hop.device for hop in planner.chain):
-            chain = planner.chain
-            if chain != self.chain:
-                self._move(lambda: chain)
-            return
-        gone = {hop.device for hop in self.chain} - here
-        if gone:
-            self._move(partial(self._without, gone))
+        said = seen(planner) if planner is not None else ()
+        if said and here >= devices(tuple(lane for lane in said if lane == lane_of(said, self.me))):
+            self._move(lambda: said)
+        elif devices(self.lanes) - here and self._is_concerned(here):
+            self._move(partial(self._without, devices(self.lanes) - here))
         elif not self.chain and (planner is not None or self._site.is_quiet()):
-            self._move(lambda: choose(self.split, relays, self.owners))
-        elif self.chain and planner is None and (here - self._planned_with or self.owners > self._planned_for):
-            self._move(lambda: self._better(relays))
+            self._move(lambda: self._deal(relays, owners))
+        elif self.chain and planner is None and (here - self._planned_with or set(owners) - self._planned_for):
+            self._move(lambda: self._better(relays, owners))
 
-    def _without(self, lost: Collection[bytes]) -> Chain:
-        return mend(self.split, self.chain, lost, self._relays(), self.owners)
+    def _is_concerned(self, here: Collection[bytes]) -> bool:
+        """Whether it is for me to replace who is gone: from my own chain, and as the planner from any."""
+        return self._planner() is None or any(hop.device not in here for hop in self.chain)
 
-    def _better(self, relays: list[Offer]) -> Chain:
-        found = choose(self.split, relays, self.owners)
-        if not fits(self.split, self.chain, relays, self.owners):
+    def _without(self, lost: Collection[bytes]) -> Lanes:
+        return mended(self.split, peopled(self.lanes, self._owners()), lost, self._relays())
+
+    def _deal(self, relays: list[Offer], owners: list[bytes]) -> Lanes:
+        return deal(self.split, relays, owners, self._site.config.lanes)
+
+    def _better(self, relays: list[Offer], owners: list[bytes]) -> Lanes:
+        kept, found = peopled(self.lanes, owners), self._deal(relays, owners)
+        if not have_room(self.split, kept, relays):
             return found
-        before_s, after_s = (times(self.split, one, relays, self.owners).batch_s for one in (self.chain, found))
-        return found if after_s <= BETTER_SHARE * before_s else self.chain
+        before_s, after_s = (round_of(self.split, one, relays) for one in (kept, found))
+        return found if after_s <= BETTER_SHARE * before_s else kept
 
-    def _move(self, plan: Callable[[], Chain]) -> None:
-        """Go over to another chain, if there is one; those who are in it no more are told."""
-        self._planned_with, self._planned_for = frozenset(one.device for one in self._relays()), self.owners
+    def _move(self, plan: Callable[[], Lanes]) -> None:
+        """Go over to other lanes, if there are any; those who are in my chain no more are told."""
+        self._planned_with = frozenset(one.device for one in self._relays())
+        self._planned_for = frozenset(self._owners())
         try:
-            chain = plan()
+            lanes = plan()
         except TaskError as error:
             self._trouble = str(error)
             return  # nobody can hold it now: asked again in a moment
-        self._trouble = ""
+        self._trouble, self.lanes = "", lanes
+        lane = lane_of(lanes, self.me)
+        chain = lane.hops if lane is not None else ()
         if chain == self.chain:
             return
         dropped = [hop for hop in self.chain if hop.device not in {one.device for one in chain}]
@@ -211,7 +227,7 @@ class Linking:
 
     async def _back_up(self) -> None:
         """Ask a second device to keep each stage's ledger, and again now and then."""
-        keepers = backups(self.chain, self._relays())
+        keepers = backups(self.chain, self._relays()) if len(self.lanes) == 1 else ()  # else other lanes hold them
         now_s = self._site.now_s()
         if self._planner() is not None or (keepers == self._kept and now_s - self._kept_s < BACK_S):
             return

@@ -25,7 +25,7 @@ class DeviceConfig:
     """One device: what it gives to relaying (0 bytes: it is no relay), how tensors travel, whom to call at first.
 
     `batch_us`: what all middle blocks take here for one batch, microseconds; 0: not measured, as fast as others.
-    `resumed`: shards to hold at once, because the disk has them.
+    `resumed`: shards to hold at once, because the disk has them. `lanes`: chains beside each other; None: as pays.
     """
 
     node: NodeConfig = field(default_factory=NodeConfig)
@@ -33,6 +33,7 @@ class DeviceConfig:
     batch_us: int = 0
     codec: str = "fp32"
     resumed: tuple[int, ...] = ()
+    lanes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

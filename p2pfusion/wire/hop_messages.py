@@ -34,12 +34,21 @@ class Hop:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Lane:
+    """A chain, and the owners whose batches go through it, ascending."""
+
+    owners: tuple[bytes, ...]
+    hops: tuple[Hop, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
     """A device's own line, numbered by (incarnation, beat); relayed by anyone, the newest wins.
 
     `run` (16 bytes) is of the swarm's model and cutting. `round`: the newest of an owner, 0 of who is none.
     `memory_bytes`: what it gives to relaying. `batch_us`: microseconds that all middle blocks take here for one batch,
     forward, backward and step; 0: not measured. `chain`: what an owner's batches go through. `held` ascends by shard.
+    `lanes`: what the owner that plans has planned for all.
     """
 
     run: bytes
@@ -56,6 +65,7 @@ class Offer:
     batch_us: int
     chain: tuple[Hop, ...]
     held: tuple[HeldShard, ...]
+    lanes: tuple[Lane, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,13 +22,14 @@ from p2pfusion.errors import WireError
 from p2pfusion.wire import tensors
 from p2pfusion.wire.codec import TAG_BYTES, frame, unframe
 from p2pfusion.wire.coding import Body
-from p2pfusion.wire.hop_messages import Back, HeldShard, Hop, Offer, Offers, Passage, Take, Word
+from p2pfusion.wire.hop_messages import Back, HeldShard, Hop, Lane, Offer, Offers, Passage, Take, Word
 from p2pfusion.wire.pieces import Assembled, Pieces, Whole
 from p2pfusion.wire.routes import HOP_BYTES_MAX
 from p2pfusion.wire.schema import address, binary, flag, integer, many, record, text, where
 
 __all__ = [
-    "DEVICES_MAX", "HOPS_MAX", "Back", "HeldShard", "Hop", "Offer", "Offers", "Passage", "Take", "Word",
+    "DEVICES_MAX", "HOPS_MAX", "LANES_MAX",
+    "Back", "HeldShard", "Hop", "Lane", "Offer", "Offers", "Passage", "Take", "Word",
     "decode_back", "decode_offers", "decode_passage", "decode_take", "decode_word",
     "encode_back", "encode_offers", "encode_passage", "encode_take", "encode_word", "fit",
 ]  # fmt: skip
@@ -42,6 +43,8 @@ DEVICES_MAX = 64
 """Devices of one run: a chain needs few, and the offers of 64 that hold some shards each fit in one gossip body."""
 HOPS_MAX = 16
 """In one chain: a longer one waits for its own links."""
+LANES_MAX = 8
+"""Chains beside each other: with more of them every shard would have more holders than its ledger needs."""
 MEMORY_BYTES_MAX = 1 << 50
 """What a device may say it gives: 1 PiB, more than any has."""
 LENGTH_BYTES = 4
@@ -69,6 +72,11 @@ HOP = where(
     lambda hop: hop.first <= hop.last,
     _BACKWARDS,
 )
+LANE = record(
+    Lane,
+    owners=many(_DEVICE, DEVICES_MAX, least=1, ascending=lambda owner: owner),
+    hops=many(HOP, HOPS_MAX, least=1),
+)
 OFFER = where(
     record(
         Offer,
@@ -86,8 +94,9 @@ OFFER = where(
         batch_us=_COUNT,
         chain=many(HOP, HOPS_MAX),
         held=many(HELD_SHARD, SHARDS_MAX, ascending=lambda held: held.shard),
+        lanes=many(LANE, LANES_MAX),
     ),
-    lambda offer: offer.is_owner or (offer.round == 0 and not offer.chain),
+    lambda offer: offer.is_owner or (offer.round == 0 and not offer.chain and not offer.lanes),
     "a round or a chain where there is no owner",
 )
 TAKE = where(
@@ -131,7 +140,7 @@ HEADER = record(
 )
 """A passage but for its payload."""
 
-_OFFER = Pieces(OFFER, SHARDS_MAX)
+_OFFER = Pieces(OFFER, max(SHARDS_MAX, DEVICES_MAX))
 _OFFERS = Assembled(Offers, {}, {"offers": (_OFFER, DEVICES_MAX)})
 _TAKE = Whole(TAKE, _FIELDS_MAX)
 _BACK = Whole(BACK, _FIELDS_MAX)

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from p2pfusion.errors import DeadlineExceeded
+from p2pfusion.hops.lanes import devices
 from p2pfusion.hops.linking import BACK_S, FULL_S, PAUSE_MAX_S, TROUBLE_S, Linking
 from p2pfusion.hops.site import Site
 from p2pfusion.seams import Reply, Request
@@ -273,10 +274,11 @@ def test_the_planner_makes_room_when_owners_come() -> None:
         relays = (offer(1, memory_bytes=small), offer(2, memory_bytes=ROOM, batch_us=slow))
         town.hear(*relays, planner(number=AFTER))
         await town.linking.seat(2)
-        assert device(2) in town.used()
         rooms = {device(1): small, device(2): ROOM}
-        for one in town.linking.chain:
-            assert SPLIT.memory_bytes(one.first, one.last, 2) <= rooms[one.device]
+        assert devices(town.linking.lanes) == set(rooms)
+        for lane in town.linking.planned:
+            for one in lane.hops:
+                assert SPLIT.memory_bytes(one.first, one.last, len(lane.owners)) <= rooms[one.device]
 
     in_town(main)
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from p2pfusion.config import ADDRESSES_MAX, GOSSIP_BYTES_MAX, NAME_BYTES_MAX, SHARDS_MAX
 from p2pfusion.errors import WireError
 from p2pfusion.wire import codec, hops, tensors
-from p2pfusion.wire.hops import Back, HeldShard, Hop, Offer, Offers, Passage, Take, Word, fit
+from p2pfusion.wire.hops import Back, HeldShard, Hop, Lane, Offer, Offers, Passage, Take, Word, fit
 from p2pfusion.wire.routes import HOP_BYTES_MAX
 from p2pfusion.wire.schema import INTEGER_MAX
 from tests.wire import strategies as wire
@@ -41,6 +41,7 @@ OFFER = Offer(
     batch_us=40_000,
     chain=(HOP,),
     held=(HELD,),
+    lanes=(Lane(owners=(PEER,), hops=(HOP,)),),
 )
 TAKE = Take(
     run=RUN,
@@ -82,6 +83,11 @@ chain_hops = st.builds(
     device=wire.peer_ids,
     address=wire.addresses,
 )
+lanes = st.builds(
+    Lane,
+    owners=wire.rising(wire.peer_ids, 3, least=1),
+    hops=wire.tuples(chain_hops, 2, least=1),
+)
 offers = st.builds(
     Offer,
     run=wire.peer_ids,
@@ -98,7 +104,8 @@ offers = st.builds(
     batch_us=wire.counts,
     chain=wire.tuples(chain_hops, 2),
     held=wire.rising(helds, 3, key=lambda held: held.shard),
-).map(lambda offer: offer if offer.is_owner else replace(offer, round=0, chain=()))
+    lanes=wire.tuples(lanes, 2),
+).map(lambda offer: offer if offer.is_owner else replace(offer, round=0, chain=(), lanes=()))
 takes = st.builds(
     lambda stage, epochs, **rest: Take(first=stage[0], last=stage[1], since=epochs[0], epoch=epochs[1], **rest),
     stages,
@@ -153,7 +160,7 @@ KINDS: dict[str, tuple[Callable, Callable, st.SearchStrategy, object]] = {
         hops.encode_offers,
         hops.decode_offers,
         wire.rising(offers, 3, key=lambda offer: offer.device).map(lambda found: Offers(offers=found)),
-        Offers(offers=(OFFER, replace(OFFER, device=HASH[:16], is_owner=False, round=0, chain=(), held=()))),
+        Offers(offers=(OFFER, replace(OFFER, device=HASH[:16], is_owner=False, round=0, chain=(), held=(), lanes=()))),
     ),
     "take": (hops.encode_take, hops.decode_take, takes, TAKE),
     "back": (hops.encode_back, hops.decode_back, backs, Back(run=RUN, owner=PEER, first=3, last=5)),
@@ -217,6 +224,7 @@ def test_there_and_back(kind):
     ("kind", "shape", "less"),
     [
         (HeldShard, hops.HELD_SHARD, 0),
+        (Lane, hops.LANE, 0),
         (Offer, hops.OFFER, 0),
         (Take, hops.TAKE, 0),
         (Back, hops.BACK, 0),
@@ -225,12 +233,13 @@ def test_there_and_back(kind):
     ],
 )
 def test_the_wire_has_the_fields_in_their_order(kind, shape, less):
-    value = next(each for each in (HELD, OFFER, *(row[3] for row in KINDS.values())) if type(each) is kind)
+    examples = (HELD, OFFER, *OFFER.lanes, *(row[3] for row in KINDS.values()))
+    value = next(each for each in examples if type(each) is kind)
     names = [field.name for field in fields(kind)]
     plain = [field if type(field) is not HeldShard else None for field in shape.dump(value)]
     assert len(plain) == len(names) - less
     for name, field in zip(names, plain, strict=False):
-        if name not in ("held", "chain"):
+        if name not in ("held", "chain", "lanes", "hops"):
             assert field == getattr(value, name)
 
 
@@ -265,6 +274,7 @@ def device(number: int, **changes: object) -> Offer:
 
 HOP_PLAIN = plain_of("offers")[0][0][12][0]
 HELD_PLAIN = plain_of("offers")[0][0][13][0]
+LANE_PLAIN = plain_of("offers")[0][0][14][0]
 LIMITS = {
     "DEVICES_MAX": (
         "offers",
@@ -286,6 +296,13 @@ LIMITS = {
         at(0, 0, 13, make=lambda n: tuple(put(HELD_PLAIN, (0,), i) for i in range(n))),
     ),
     "HOPS_MAX": ("offers", hops.HOPS_MAX, at(0, 0, 12, make=lambda n: (HOP_PLAIN,) * n)),
+    "LANES_MAX": ("offers", hops.LANES_MAX, at(0, 0, 14, make=lambda n: (LANE_PLAIN,) * n)),
+    "hops of a lane": ("offers", hops.HOPS_MAX, at(0, 0, 14, 0, 1, make=lambda n: (HOP_PLAIN,) * n)),
+    "owners of a lane": (
+        "offers",
+        hops.DEVICES_MAX,
+        at(0, 0, 14, 0, 0, make=lambda n: tuple(i.to_bytes(16, "big") for i in range(n))),
+    ),
     "shard held": ("offers", SHARDS_MAX - 1, at(0, 0, 13, 0, 0)),
     "tip_round": ("offers", INTEGER_MAX, at(0, 0, 13, 0, 1)),
     "epoch of a take": ("take", INTEGER_MAX, at(3)),
@@ -376,7 +393,13 @@ def full(number: int, shards_held: int, **changes: object) -> Offer:
     """As long as an offer that holds so many shards can be."""
     held = tuple(replace(HELD, shard=shard, tip_round=INTEGER_MAX) for shard in range(shards_held))
     long = {"incarnation": INTEGER_MAX, "beat": INTEGER_MAX, "round": INTEGER_MAX, "batch_us": INTEGER_MAX}
-    rest = {"name": "x" * NAME_BYTES_MAX, "addresses": (LONGEST,) * ADDRESSES_MAX, "held": held, "chain": ()}
+    rest = {
+        "name": "x" * NAME_BYTES_MAX,
+        "addresses": (LONGEST,) * ADDRESSES_MAX,
+        "held": held,
+        "chain": (),
+        "lanes": (),
+    }
     return device(number, memory_bytes=hops.MEMORY_BYTES_MAX, **(long | rest | changes))
 
 
@@ -615,7 +638,7 @@ def test_every_field_with_every_wrong_type(kind):
     }
     # Flags that may be otherwise (who is no owner has no round); offers, chains and shards that may be none.
     assert {value for _, value in accepted} <= {"[]", "[[]]", "True", "False"}
-    assert len(accepted) == {"offers": 19, "take": 0, "back": 0, "word": 0}[kind]
+    assert len(accepted) == {"offers": 21, "take": 0, "back": 0, "word": 0}[kind]
 
 
 def test_every_field_of_a_passage_with_every_wrong_type():
