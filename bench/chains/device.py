@@ -93,7 +93,8 @@ async def live(spec: dict[str, Any]) -> dict[str, Any]:
         gossip=GossipConfig(quiet_s=1.0), codec=spec["ledger_codec"],
     )  # fmt: skip
     config = DeviceConfig(node=node, memory_bytes=0 if owns else spec["memory_bytes"], codec=spec["codec"],
-                          batch_us=round(what.batch_us / spec["speed"]))  # fmt: skip
+                          batch_us=round(what.batch_us / spec["speed"]), lanes=spec["lanes"],
+                          micro_batches=spec["micro_batches"])  # fmt: skip
     doors = DeviceDoors(
         transport=HttpTransport(spec["listen"]), discovery=Nobody(), store=_stores(spec["folder"]),
         compute=Throttled(spec["speed"]) if spec["is_throttled"] else ThreadCompute(), rng=random.Random(spec["name"]),

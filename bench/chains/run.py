@@ -80,7 +80,7 @@ def devices(what: str, owners: int, relays: int, rounds: int, **changes: Any) ->
     common = {
         "what": what, "owners": owners, "rounds": rounds, "seed": 0, "speed": 1.0, "is_throttled": False, "peers": [],
         "codec": "fp32", "ledger_codec": "fp32", "listen": "127.0.0.1:0", "memory_bytes": 1 << 40, "measures": False,
-        "folder": None, "rate": 1.0, **changes,
+        "folder": None, "rate": 1.0, "lanes": 1, "micro_batches": 1, **changes,
     }  # fmt: skip
     names = [("owner", f"owner{n}", n) for n in range(owners)] + [("relay", f"relay{n}", n) for n in range(relays)]
     return [{**common, "role": role, "name": name, "part": part} for role, name, part in names]
@@ -108,10 +108,10 @@ def offers(split: Split, relays: int, speed: float = 1.0) -> list[Offer]:
     ]  # fmt: skip
 
 
-def forecast_s(split: Split, owners: int, relays: int, batches: int) -> float:
+def forecast_s(split: Split, owners: int, relays: int, batches: int, micro_batches: int = 1) -> float:
     """A round of the chain that is chosen, played."""
     known = offers(split, relays)
-    return round_s(times(split, choose(split, known, owners), known, owners), batches)
+    return round_s(times(split, choose(split, known, owners), known, owners), batches, micro_batches)
 
 
 def run_times() -> Iterator[dict[str, Any]]:

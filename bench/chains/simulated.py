@@ -1,7 +1,8 @@
-"""Chains in virtual time: `python -m bench.chains.simulated [--beside] [OWNERS ...]`: a round's forecast, and its time.
+"""Chains in virtual time: `python -m bench.chains.simulated [--beside|--micro] [OWNERS ...]`: forecast and time.
 
-With `--beside`: one long chain, one relay with everything for some of the owners each, and what is chosen. The same
-devices, gossip and ledgers as everywhere, the toy's costs, links without delay; training is real but small.
+With `--beside`: one long chain, one relay with everything for some of the owners each, and what is chosen. With
+`--micro`: batches in one piece and in several. The same devices, gossip and ledgers as everywhere, the toy's costs,
+links without delay; training is real but small.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ EVEN, MIXED = (1.0, 1.0, 1.0), (1.0, 0.5, 0.25)
 
 
 async def _swarm(
-    split: Split, owners: int, speeds: Sequence[float], lanes: int | None = None
+    split: Split, owners: int, speeds: Sequence[float], lanes: int | None = None, micro_batches: int = 1
 ) -> tuple[list[float], Lanes]:
     """Seconds of every owner's last round, from its first batch to its last; and which chains there were."""
     network, registry, devices = Network(random.Random(1), LINK), Registry(), []
@@ -55,7 +56,8 @@ async def _swarm(
             )  # fmt: skip
             owning = Owning(batches=data.batches(random.Random(host)), steps=STEPS, rounds=ROUNDS) if is_owner else None
             batch_us = offers(split, 1, speed)[0].batch_us
-            config = DeviceConfig(node=node, memory_bytes=0 if is_owner else 1 << 40, batch_us=batch_us, lanes=lanes)
+            config = DeviceConfig(node=node, memory_bytes=0 if is_owner else 1 << 40, batch_us=batch_us, lanes=lanes,
+                                  micro_batches=micro_batches)  # fmt: skip
             devices.append(Device(config, split, doors, owning))
             group.create_task(_live(devices[-1]))
     own = [device.owner for device in devices if device.owner is not None]
@@ -69,12 +71,13 @@ async def _live(device: Device) -> None:
             pass
 
 
-def measured(split: Split, owners: int, relays: int) -> dict[str, Any]:
+def measured(split: Split, owners: int, relays: int, micro_batches: int = 1) -> dict[str, Any]:
     """One line of results."""
-    took_s = max(run(lambda: _swarm(split, owners, (1.0,) * relays, lanes=1), until_s=1e6)[0])
-    said_s = forecast_s(split, owners, relays, STEPS)
-    return {"bench": "simulated", "owners": owners, "parts": relays + 2, "measured_s": round(took_s, 3),
-            "forecast_s": round(said_s, 3), "error": round(said_s / took_s - 1, 4)}  # fmt: skip
+    took_s = max(run(lambda: _swarm(split, owners, (1.0,) * relays, 1, micro_batches), until_s=1e6)[0])
+    said_s = forecast_s(split, owners, relays, STEPS, micro_batches)
+    return {"bench": "simulated", "owners": owners, "parts": relays + 2, "micro_batches": micro_batches,
+            "measured_s": round(took_s, 3), "forecast_s": round(said_s, 3),
+            "error": round(said_s / took_s - 1, 4)}  # fmt: skip
 
 
 def beside(split: Split, owners: int, speeds: Sequence[float], lanes: int | None) -> dict[str, Any]:
@@ -99,6 +102,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             beside(split, owners, speeds, lanes)
             for speeds in (EVEN, MIXED) for owners in counts for lanes in (1, len(speeds), None)
         )  # fmt: skip
+    elif "--micro" in words:
+        words.remove("--micro")
+        counts = [int(word) for word in words] or [1, 2, 4]
+        lines = (measured(split, owners, 3, parts) for owners in counts for parts in (1, 2, 4, 8))
     else:
         counts = [int(word) for word in words] or [2, 4, 6, 10, 20, 30]
         lines = (measured(split, owners, relays) for relays in (1, 2, 3) for owners in counts)

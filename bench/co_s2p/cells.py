@@ -68,5 +68,5 @@ def _slow(rounds: int, steps: int) -> tuple[Cell, ...]:
 
 TABLES: Mapping[str, tuple[Cell, ...]] = {
     cells[0].table: cells
-    for cells in (_mix("cifar10", 1.5, 60, 8), _ablations(60, 8), _slow(10, 2), _mix("wikitext2", None, 30, 8))
+    for cells in (_mix("cifar10", 1.5, 60, 8), _ablations(60, 8), _slow(10, 2), _mix("wikitext2", None, 12, 8))
 }

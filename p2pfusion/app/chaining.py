@@ -73,6 +73,7 @@ async def join_chain(options: JoinOptions, pieces: Piecewise, view: View) -> Don
             state=folder,
             seed=options.seed,
             hop_codec=options.hop_codec,
+            micro_batches=options.micro_batches,
             codec=options.codec,
             codec_density=options.density,
             budget_bytes_per_h=options.budget,

@@ -80,6 +80,10 @@ _AGREED = _options(
     click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True,
                  help="Must be the same on all nodes."),
 )  # fmt: skip
+_MICRO_BATCHES = click.option(
+    "--micro-batches", type=click.IntRange(1, 16), default=1, show_default=True, metavar="N",
+    help="Into how many an owner cuts a batch, so that few owners fill a chain.",
+)  # fmt: skip
 _CHAINED = _options(
     click.option("--role", type=click.Choice(["owner", "relay", "both"]), default="owner", show_default=True,
                  help="With --algorithm mp_sl: train on own data, or hold the network's middle for others."),
@@ -87,6 +91,7 @@ _CHAINED = _options(
                  help="What a relay gives at most, such as 2GB.  [default: half of what is free]"),
     click.option("--hop-codec", type=click.Choice(["fp32", "bf16", "int8"]), default="bf16", show_default=True,
                  help="How activations and gradients travel."),
+    _MICRO_BATCHES,
 )  # fmt: skip
 _SLICE_HELP = "The width that this device can train, as a share of every sliced axis"
 _TRAINING = _options(
@@ -204,6 +209,7 @@ def check(**options: Any) -> int:
     click.option("--last", type=click.IntRange(1, 1024), default=1, show_default=True, help="The same at the end."),
     click.option("--batches", type=click.IntRange(1, 1_000_000), default=None, metavar="N",
                  help="Of each owner in a round.  [default: the task's, else 1]"),
+    _MICRO_BATCHES,
     click.option("--everybody", is_flag=True, help="Give every relay a part, also one that slows the chain down."),
     click.option("--paper", is_flag=True, help="Count as MP-SL's paper does (docs/plan.md)."),
     click.option("--profile", type=click.Path(dir_okay=False, path_type=Path),

@@ -69,6 +69,7 @@ class JoinOptions:
     role: ChainRole
     memory: int | None
     hop_codec: str
+    micro_batches: int
     algorithm: str
     common: float
     momentum: float
@@ -105,8 +106,9 @@ def run_join(options: JoinOptions) -> int:
         require(options.device)
         check_live(options.algorithm)
         mark("task")
-        if not is_chained(options.algorithm) and (options.role != "owner" or options.memory is not None):
-            raise UsageError("--role and --memory are for a model in pieces: add --algorithm mp_sl")
+        is_in_pieces = options.role != "owner" or options.memory is not None or options.micro_batches > 1
+        if not is_chained(options.algorithm) and is_in_pieces:
+            raise UsageError("--role, --memory and --micro-batches are for a model in pieces: add --algorithm mp_sl")
         if is_chained(options.algorithm):
             from p2pfusion.app.chaining import chained, join_chain
 

@@ -15,6 +15,7 @@ NEARLY = 1.001
 def words_of(planned: Planned) -> list[str]:
     """One line per fact, in the order of the chain."""
     owners = "1 owner" if planned.owners == 1 else f"{planned.owners} owners"
+    cut = f", each in {planned.micro_batches} pieces" if planned.micro_batches > 1 else ""
     fitting = (
         "" if planned.mode == "full" else "; as in the paper: outputs and parameters only, no links between relays"
     )
@@ -26,7 +27,7 @@ def words_of(planned: Planned) -> list[str]:
         *([f" idle   {enumeration(planned.idle)}: no batch would be faster with more relays"] if planned.idle else []),
         f" batch  {seconds(planned.batch_s)} each, {_pace(planned)}; the first takes {seconds(planned.first_batch_s)}",
         f" owners {_owners(planned)}",
-        f" round  {planned.batches} {'batch' if planned.batches == 1 else 'batches'} of {owners}: "
+        f" round  {planned.batches} {'batch' if planned.batches == 1 else 'batches'} of {owners}{cut}: "
         f"{seconds(planned.round_s)}, averaging not counted",
         f" one    {_one(planned)}",
         *([f" beside {_beside(planned)}"] if len(planned.stages) + len(planned.idle) > 1 else []),

@@ -42,7 +42,8 @@ class SideBySide:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
-    """The forecast. `origin`: where the profile is from; `batch` in samples; `batches` of each owner in a round.
+    """The forecast. `origin`: where the profile is from; `batch` in samples; `batches` of each owner in a round, each
+    cut into `micro_batches`, which count in `round_s` alone.
 
     Owner: seconds of one batch in its own stages and on its link, both ways; bytes. `full_s`: seconds per batch of a
     full chain, `full_without_limits_s`: if memory were no matter; `batch_s`: what the owners can deliver at most.
@@ -56,6 +57,7 @@ class Planned:
     mode: str
     owners: int
     batches: int
+    micro_batches: int
     first: list[str]
     last: list[str]
     owner_forward_s: float

@@ -41,6 +41,7 @@ class PlanOptions:
     first: int
     last: int
     batches: int | None
+    micro_batches: int
     everybody: bool
     paper: bool
     profile: Path | None
@@ -82,11 +83,11 @@ def forecast(options: PlanOptions) -> Planned:
         everybody=options.everybody,
     )
     check_owner(order, owner)
-    return planned_of(order, plan(order), owner, options.batches or steps)
+    return planned_of(order, plan(order), owner, options.batches or steps, options.micro_batches)
 
 
-def planned_of(order: Order, found: Plan, owner: Relay, batches: int) -> Planned:
-    """The forecast of a split, with `batches` of every owner in a round."""
+def planned_of(order: Order, found: Plan, owner: Relay, batches: int, micro_batches: int = 1) -> Planned:
+    """The forecast of a split, with `batches` of every owner in a round, each cut into so many pieces."""
     times = chain_of(order, found.stages, owner)
     own, names = times.owners[0], order.profile.names
     free = replace(order, relays=tuple(replace(relay, memory_bytes=None) for relay in order.relays))
@@ -122,7 +123,8 @@ def planned_of(order: Order, found: Plan, owner: Relay, batches: int) -> Planned
         batch_s=times.batch_s,
         first_batch_s=times.loop_s,
         fill_owners=times.fill_owners,
-        round_s=round_s(times, batches),
+        round_s=round_s(times, batches, micro_batches),
+        micro_batches=micro_batches,
         owners_max=owners_max(replace(order, owners=min(OWNERS_MAX, max(order.owners, times.fill_owners)))),
         one_hop=_one_hop(order, owner, batches),
         side_by_side=_side_by_side(order, owner, batches),

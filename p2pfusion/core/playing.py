@@ -3,7 +3,8 @@
 With enough owners the slowest relay is always busy, and `chain_times` is right. Few owners meet at relays: a batch on
 its way back finds another being taken forward, and both are later for it. This plays what devices do (`hops.relaying`):
 each owner has one batch under way; a relay takes what comes, the way back before the way forward, hands on before its
-optimiser steps, and steps when nothing else waits, or before the copy's next batch.
+optimiser steps, and steps when nothing else waits, or before the copy's next batch. An owner's micro-batches follow
+each other into the chain and do not wait for each other at the owner.
 
 Pure; no clock is read. Source: PAPERS.md 3.1 (what happens), ours: playing it.
 """
@@ -11,6 +12,7 @@ Pure; no clock is read. Source: PAPERS.md 3.1 (what happens), ours: playing it.
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import count, pairwise
@@ -23,14 +25,15 @@ _EPSILON_S = 1e-12
 _BACK, _FORWARD, _STEP = 0, 1, 2
 
 
-def round_s(times: ChainTimes, batches: int) -> float:
+def round_s(times: ChainTimes, batches: int, micro_batches: int = 1) -> float:
     """Seconds of a round in which every owner takes so many batches, at least 1, from its first to its last step.
 
-    Beyond `TASKS_MAX` passes by the formula, `ChainTimes.all_s`.
+    Beyond `TASKS_MAX` passes by the formula, `ChainTimes.all_s`, which knows no micro-batches.
     """
-    if 2 * batches * len(times.owners) * len(times.relays) > TASKS_MAX or times.mode == "paper":
+    tasks = 2 * batches * micro_batches * len(times.owners) * len(times.relays)
+    if tasks > TASKS_MAX or times.mode == "paper":
         return times.all_s(batches)
-    return _Play(times, batches).run()
+    return _Play(times, batches, micro_batches).run()
 
 
 @dataclass(slots=True)
@@ -40,14 +43,17 @@ class _Station:
     waiting: list[tuple[int, int, int]] = field(default_factory=list)
     free_s: float = 0.0
     due: dict[int, None] = field(default_factory=dict)
+    came_back: Counter[int] = field(default_factory=Counter)
+    """By owner: micro-batches of its batch under way."""
 
 
 class _Play:
     """Events in the order of time: (when, number, place, owner, what), place -1 being the owner's own."""
 
-    def __init__(self, times: ChainTimes, batches: int) -> None:
+    def __init__(self, times: ChainTimes, batches: int, micro_batches: int) -> None:
         self._times, self._stations = times, [_Station() for _ in times.relays]
         self._hops = [max(a.out_s, b.in_s) for a, b in pairwise(times.relays)]
+        self._parts, self._home = micro_batches, Counter[int]()
         self._left = [batches] * len(times.owners)
         self._numbers: Iterator[int] = count()
         self._events: list[tuple[float, int, int, int, int]] = []
@@ -60,6 +66,9 @@ class _Play:
         while self._events:
             now_s, _, place, owner, what = heapq.heappop(self._events)
             if place < 0:
+                self._home[owner] += 1
+                if self._home[owner] % self._parts:
+                    continue
                 end_s, self._left[owner] = now_s, self._left[owner] - 1
                 if self._left[owner]:
                     self._begin(now_s, owner)
@@ -74,7 +83,9 @@ class _Play:
 
     def _begin(self, now_s: float, owner: int) -> None:
         own = self._times.owners[owner]
-        self._at(now_s + own.first_forward_s + own.to_chain_s, 0, owner, _FORWARD)
+        for part in range(1, self._parts + 1):
+            sent_s = now_s + (part * own.first_forward_s + own.to_chain_s) / self._parts
+            self._at(sent_s, 0, owner, _FORWARD)
 
     def _work(self, now_s: float, place: int) -> None:
         """Begin what comes first, if the relay is free; what follows is told when it is done."""
@@ -85,9 +96,12 @@ class _Play:
             what, _, owner = heapq.heappop(station.waiting)
             step_s = relay.step_s if owner in station.due else 0.0
             station.due.pop(owner, None)
-            done_s = now_s + step_s + (relay.forward_s if what == _FORWARD else relay.backward_s - relay.step_s)
+            pass_s = relay.forward_s if what == _FORWARD else relay.backward_s - relay.step_s
+            done_s = now_s + step_s + pass_s / self._parts
             if what == _BACK:
-                station.due[owner] = None
+                station.came_back[owner] += 1
+                if station.came_back[owner] % self._parts == 0:
+                    station.due[owner] = None
             self._pass_on(done_s, place, owner, what)
         elif station.due:
             owner = next(iter(station.due))
@@ -101,11 +115,11 @@ class _Play:
     def _pass_on(self, now_s: float, place: int, owner: int, what: int) -> None:
         own, last = self._times.owners[owner], len(self._stations) - 1
         if what == _FORWARD and place < last:
-            self._at(now_s + self._hops[place], place + 1, owner, _FORWARD)
+            self._at(now_s + self._hops[place] / self._parts, place + 1, owner, _FORWARD)
         elif what == _FORWARD:
             turn_s = own.last_forward_s + own.last_backward_s + 2 * own.from_chain_s
-            self._at(now_s + turn_s, last, owner, _BACK)
+            self._at(now_s + turn_s / self._parts, last, owner, _BACK)
         elif place:
-            self._at(now_s + self._hops[place - 1], place - 1, owner, _BACK)
+            self._at(now_s + self._hops[place - 1] / self._parts, place - 1, owner, _BACK)
         else:
-            self._at(now_s + own.to_chain_s + own.first_backward_s, -1, owner, _STEP)
+            self._at(now_s + (own.to_chain_s + own.first_backward_s) / self._parts, -1, owner, _STEP)

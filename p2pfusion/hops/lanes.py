@@ -8,6 +8,7 @@ scaled Parallel SL of PAPERS.md 3.1, with a chain in the place of its one relay.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -25,7 +26,9 @@ FASTER_SHARE = 0.9
 """Another lane is opened only if rounds then take at most this share: it costs a ledger of every shard once more."""
 
 
-def deal(split: Split, relays: Sequence[Offer], owners: Sequence[bytes], exactly: int | None = None) -> Lanes:
+def deal(
+    split: Split, relays: Sequence[Offer], owners: Sequence[bytes], exactly: int | None = None, micro_batches: int = 1
+) -> Lanes:
     """The fastest lanes that these relays can hold; more of them only where that is well worth it, or `exactly` so many
     if there are relays and owners for them.
 
@@ -35,17 +38,20 @@ def deal(split: Split, relays: Sequence[Offer], owners: Sequence[bytes], exactly
     if exactly is not None:
         return _dealt(split, relays, owners, max(1, min(exactly, most)))
     best: Lanes = ()
+    best_s = math.inf
     for count in range(1, most + 1):
         with suppress(TaskError):
             found = _dealt(split, relays, owners, count)
-            if not best or round_of(split, found, relays) <= FASTER_SHARE * round_of(split, best, relays):
-                best = found
+            found_s = round_of(split, found, relays, micro_batches)
+            if found_s <= FASTER_SHARE * best_s:
+                best, best_s = found, found_s
     return best or _dealt(split, relays, owners, 1)  # raises: what is short, for people
 
 
-def round_of(split: Split, lanes: Lanes, relays: Sequence[Offer]) -> float:
+def round_of(split: Split, lanes: Lanes, relays: Sequence[Offer], micro_batches: int = 1) -> float:
     """Seconds of a few batches of every owner, forecast: of the lane that is done last. Raises as `chains.times`."""
-    return max(round_s(times(split, lane.hops, relays, len(lane.owners)), PLAYED_BATCHES) for lane in lanes)
+    chains = [times(split, lane.hops, relays, len(lane.owners)) for lane in lanes]
+    return max(round_s(chain, PLAYED_BATCHES, micro_batches) for chain in chains)
 
 
 def lane_of(lanes: Lanes, owner: bytes) -> Lane | None:

@@ -162,13 +162,15 @@ class Linking:
         return mended(self.split, peopled(self.lanes, self._owners()), lost, self._relays())
 
     def _deal(self, relays: list[Offer], owners: list[bytes]) -> Lanes:
-        return deal(self.split, relays, owners, self._site.config.lanes)
+        config = self._site.config
+        return deal(self.split, relays, owners, config.lanes, config.micro_batches)
 
     def _better(self, relays: list[Offer], owners: list[bytes]) -> Lanes:
         kept, found = peopled(self.lanes, owners), self._deal(relays, owners)
         if not have_room(self.split, kept, relays):
             return found
-        before_s, after_s = (round_of(self.split, one, relays) for one in (kept, found))
+        parts = self._site.config.micro_batches
+        before_s, after_s = (round_of(self.split, one, relays, parts) for one in (kept, found))
         return found if after_s <= BETTER_SHARE * before_s else kept
 
     def _move(self, plan: Callable[[], Lanes]) -> None:

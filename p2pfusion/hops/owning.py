@@ -1,4 +1,5 @@
-"""An owner's round: its batches go through the chain one by one, and its first and last stage learn from them.
+"""An owner's round: its batches go through the chain one by one, in one piece or as micro-batches that fill it, and its
+first and last stage learn from them.
 
 It is an algorithm like any other, on the ledger of the owners' shard: the round begins with that shard's head and ends
 with one contribution. In between it speaks to relays: seats are taken, activations go out, gradients come back. A hop
@@ -90,7 +91,8 @@ class Owner:
         self._draws, self._validation = Draws(batches), validation
         self._compute, self._sender = site.doors.compute, site.sender
         self._steps, self._evaluate_every = steps, evaluate_every
-        self._waiting: dict[tuple[Topic, int, int], asyncio.Future[Passage]] = {}
+        self._micro_batches = site.config.micro_batches
+        self._waiting: dict[tuple[Topic, int, int, int], asyncio.Future[Passage]] = {}
         self._times_s: deque[float] = deque(maxlen=TIMES_KEPT)
         self._number = 0
         """Of the batch under way; every one has another."""
@@ -107,7 +109,7 @@ class Owner:
         match topic:
             case "forward" | "backward":
                 passage = decode_passage(request.body)
-                waiting = self._waiting.get((topic, passage.epoch, passage.batch))
+                waiting = self._waiting.get((topic, passage.epoch, passage.batch, passage.part))
                 if waiting is None or passage.owner != self.linking.me or passage.run != self.split.tag:
                     return Reply(404, b"batch")
                 if not waiting.done():
@@ -121,7 +123,7 @@ class Owner:
     def _failed(self, word: Word) -> None:
         if word.owner != self.linking.me or word.run != self.split.tag:
             return
-        for (_, epoch, batch), waiting in list(self._waiting.items()):
+        for (_, epoch, batch, _), waiting in list(self._waiting.items()):
             if (epoch, batch) == (word.epoch, word.batch) and not waiting.done():
                 waiting.set_exception(HopLost(word.place))
 
@@ -191,13 +193,32 @@ class Owner:
 
     async def _batch(self, round_: int, ends: Ends, x: torch.Tensor, y: torch.Tensor) -> float:
         """One batch there and back: its loss. Raises `HopLost`, `TrainingError`."""
-        head, (first, last) = self._head(round_), self.split.owner_s
-        activation = await self._compute.run(lambda: ends.begin(x), cost_s=first[0])
+        head, count = self._head(round_), self._micro_batches
+        pieces = list(zip(x.chunk(count), y.chunk(count), strict=True))
+        heads = [replace(head, part=part, parts=len(pieces)) for part in range(len(pieces))]
+        loop = asyncio.get_running_loop()
+        tasks = [
+            loop.create_task(self._micro_batch(one, ends, piece, len(piece[0]) / len(x)))
+            for one, piece in zip(heads, pieces, strict=True)
+        ]
+        try:
+            return math.fsum(await asyncio.gather(*tasks))
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _micro_batch(self, head: Passage, ends: Ends, piece: Batch, share: float) -> float:
+        """`share` of a batch there and back: its part of the loss."""
+        (x, y), part, (first, last) = piece, head.part, self.split.owner_s
+        begin = partial(ends.begin, x, part, head.parts)
+        activation = await self._compute.run(begin, cost_s=share * first[0])
         came = await self._through(head, "forward", self.linking.chain[0].address, activation)
-        loss, gradient = await self._compute.run(lambda: ends.finish(came, y), cost_s=last[0] + last[1])
+        finish = partial(ends.finish, came, y, part, share)
+        loss, gradient = await self._compute.run(finish, cost_s=share * (last[0] + last[1]))
         back = await self._through(head, "backward", self.linking.chain[-1].address, gradient)
         try:
-            await self._compute.run(lambda: ends.end(back), cost_s=first[1])
+            await self._compute.run(partial(ends.end, back, part), cost_s=share * first[1])
         except ValueError:  # not the gradient of what was sent
             raise HopLost(self.linking.chain[0].first) from None
         return loss
@@ -210,6 +231,8 @@ class Owner:
             epoch=self.linking.epoch,
             round=round_,
             batch=self._number,
+            part=0,
+            parts=1,
             is_training=is_training,
             codec="fp32",
             shape=(1,),
@@ -218,7 +241,7 @@ class Owner:
 
     async def _through(self, head: Passage, topic: Topic, address: str, tensor: torch.Tensor) -> torch.Tensor:
         """Send this way into the chain, and wait for what comes out of it. Raises `HopLost`."""
-        key, waiting = (topic, head.epoch, head.batch), asyncio.get_running_loop().create_future()
+        key, waiting = (topic, head.epoch, head.batch, head.part), asyncio.get_running_loop().create_future()
         self._waiting[key] = waiting
         place = self.linking.chain[0].first if topic == "forward" else self.linking.chain[-1].last
         try:

@@ -2,8 +2,9 @@
 
 What an owner asks (`take`) is answered at once: room or not, ready or not yet. What travels is put into the queue and
 accepted; the queue's worker computes, and what it computed is sent on while the next is computed: the gradient before
-the step that follows from it. One batch of an owner is under way at a time; what comes twice is done once. Only the
-worker touches copies: a batch that counts no more is dropped in its turn, never under the hands of the executor.
+the step that follows from it. One batch of an owner is under way at a time, in one piece or as micro-batches; what
+comes twice is done once. Only the worker touches copies: a batch that counts no more is dropped in its turn, never
+under the hands of the executor.
 
 Knows no ledger: rounds begin and end in `openings`, and which shards have a node here is the device's affair. Source:
 PAPERS.md 3.1; ours: seats, epochs, being full.
@@ -127,7 +128,8 @@ class Relay:
         old = self._seats.get(take.owner)
         seat = self._seats[take.owner] = Seat(take, _now_s())
         if old is not None:
-            old.copy = old.parked = None
+            old.copy = None
+            old.parked.clear()
             for shard in old.shards:
                 self.openings.close(shard)  # without its owner, if it is not among the new seat's
             self._stir(old.shards)
@@ -137,18 +139,17 @@ class Relay:
         seat = self._seats.get(passage.owner)
         if seat is None or passage.run != self.split.tag or passage.epoch != seat.take.epoch:
             return NO_SEAT
-        newest = seat.forwarded if doing == "forward" else seat.returned
-        if passage.batch < newest or (doing == "backward" and passage.batch != seat.forwarded):
+        seen = seat.forwarded if doing == "forward" else seat.returned
+        if passage.batch < seen.batch or (doing == "backward" and not seat.forwarded.has(passage)):
             return OLD
-        if passage.batch == newest:
+        if seen.has(passage):
             return ACCEPTED  # it came twice
-        if seat.is_queued or self._queue.qsize() >= QUEUE_MAX:
+        is_next = passage.batch > seat.forwarded.batch  # which comes when nothing of the last is to be done
+        if seat.queued >= (1 if is_next else passage.parts) or self._queue.qsize() >= QUEUE_MAX:
             return BUSY
-        seat.heard_s, seat.is_queued = _now_s(), True
-        if doing == "forward":
-            seat.forwarded = passage.batch
-        else:
-            seat.returned = passage.batch
+        seat.heard_s = _now_s()
+        seat.queued += 1
+        seen.add(passage)
         self._add(Job(seat, doing, passage))
         return ACCEPTED
 
@@ -177,7 +178,8 @@ class Relay:
         """Free the owner's copy; what it learnt since its round began is gone with it."""
         seat = self._seats.pop(owner, None)
         if seat is not None:
-            seat.copy = seat.parked = None
+            seat.copy = None
+            seat.parked.clear()
             for shard in seat.shards:
                 self.openings.close(shard)
             self._stir(seat.shards)
@@ -202,7 +204,8 @@ class Relay:
 
     def _interrupt(self, seat: Seat) -> None:
         """Forget the batch under way, behind what has still to be done for those before it."""
-        seat.is_queued, seat.parked = False, None
+        seat.queued = 0
+        seat.parked.clear()
         if seat.copy is not None and not seat.is_dropping:
             seat.is_dropping = True
             self._add(Job(seat, "drop"))
@@ -250,18 +253,20 @@ class Relay:
         seat, passage = job.seat, job.passage
         assert passage is not None
         if seat.copy is None and not await self._copied(seat, passage.round):
-            seat.parked = job
+            seat.parked.append(job)
             return
         await self._step(seat)
         copy = seat.copy
         if copy is None or not self._is_current(job):
             return
-        work = copy.forward if passage.is_training else copy.evaluate
-        began_s = _now_s()
-        output = await self._compute.run(lambda: work(_opened(passage)), cost_s=self.split.forward_s(*_ends(seat)))
+        began_s, cost_s = _now_s(), self.split.forward_s(*_ends(seat)) / passage.parts
+        output = await self._compute.run(lambda: _forwarded(copy, passage), cost_s=cost_s)
         self.figures.forward_s += _now_s() - began_s
         if self._is_current(job):
-            seat.is_queued, seat.batch = False, passage.shape[0]
+            seat.queued = max(0, seat.queued - 1)
+            if passage.batch != seat.batch_number:
+                seat.batch_number, seat.batch = passage.batch, 0
+            seat.batch += passage.shape[0]
             self._sender.pass_on(seat.take, "forward", seat.take.next, passage, output)
 
     async def _copied(self, seat: Seat, round_: int) -> bool:
@@ -280,12 +285,13 @@ class Relay:
         if copy is None:
             raise ValueError("left behind meanwhile: the batch counts nowhere")
         began_s, cost_s = _now_s(), self.split.backward_s(*_ends(seat)) - self.split.step_s(*_ends(seat))
-        back = await self._compute.run(lambda: copy.backward(_opened(passage)), cost_s=cost_s)
+        cost_s /= passage.parts
+        back = await self._compute.run(lambda: copy.backward(_opened(passage), passage.part), cost_s=cost_s)
         self.figures.backward_s += _now_s() - began_s
         if self._is_current(job):
-            seat.is_queued = False
+            seat.queued = max(0, seat.queued - 1)
             self._sender.pass_on(seat.take, "backward", seat.take.previous, passage, back)
-            if not seat.is_stepping:
+            if copy.is_due and not seat.is_stepping:
                 seat.is_stepping = True
                 self._add(Job(seat, "step"))
 
@@ -312,9 +318,9 @@ class Relay:
     def _unpark(self) -> None:
         """Rounds opened or closed: whoever waited is looked at again."""
         for seat in self._seats.values():
-            if seat.parked is not None:
-                self._add(seat.parked)
-                seat.parked = None
+            for job in seat.parked:
+                self._add(job)
+            seat.parked.clear()
 
     def _failed(self, job: Job) -> None:
         """The owner's batch cannot be computed here: it is told, and its batch forgotten, if it still counts."""
@@ -330,6 +336,11 @@ class Relay:
 def _opened(passage: Passage) -> torch.Tensor:
     """The tensor that it carries; in the executor, for it may have megabytes. Raises `WireError`."""
     return torch.from_numpy(tensors.decode(passage.codec, passage.payload, passage.shape))
+
+
+def _forwarded(copy: Copy, passage: Passage) -> torch.Tensor:
+    x = _opened(passage)
+    return copy.forward(x, passage.part, passage.parts) if passage.is_training else copy.evaluate(x)
 
 
 def _shards(take: Take) -> range:

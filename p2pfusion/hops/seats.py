@@ -6,7 +6,7 @@ Data; `relaying` decides and acts. Knows no queue, no network.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from p2pfusion.core.splitting import Copy
@@ -16,6 +16,23 @@ Doing = Literal["forward", "backward", "step", "end", "drop"]
 FIRST: Mapping[Doing, int] = {"drop": 0, "backward": 0, "forward": 1, "end": 1, "step": 2}
 """What is done first where several things wait: the way back, for somebody waits for it who then has the next batch;
 steps last, for nobody waits for them. A copy's step is made before anything else happens to it in any case."""
+
+
+@dataclass(slots=True)
+class Seen:
+    """The newest batch that came one way, by number (an owner's rise), and which micro-batches of it."""
+
+    batch: int = 0
+    parts: set[int] = field(default_factory=set)
+
+    def add(self, passage: Passage) -> None:
+        if passage.batch != self.batch:
+            self.batch, self.parts = passage.batch, set()
+        self.parts.add(passage.part)
+
+    def has(self, passage: Passage) -> bool:
+        """Whether it came before."""
+        return passage.batch == self.batch and passage.part in self.parts
 
 
 @dataclass(slots=True)
@@ -30,21 +47,23 @@ class Seat:
     samples: int = 0
     """What the copy has learnt from in this round."""
     batch: int = 0
-    """Samples of the batch under way."""
-    is_queued: bool = False
-    """A batch of its waits or is computed."""
-    parked: Job | None = None
-    """A batch that waits for its shards' rounds to open."""
+    """Samples of the batch under way, as far as they came forward."""
+    batch_number: int = 0
+    """Which batch that is."""
+    queued: int = 0
+    """Micro-batches of its that wait or are computed."""
+    parked: list[Job] = field(default_factory=list)
+    """What waits for its shards' rounds to open."""
     is_ending: bool = False
     """What its copy learnt is about to be handed in."""
     is_dropping: bool = False
     """What its copy keeps of a batch is about to be dropped."""
     is_stepping: bool = False
     """A step of its copy waits: never more than one, however long it is overtaken."""
-    forwarded: int = 0
-    """Number of the newest batch that came forward; an owner's numbers rise."""
-    returned: int = 0
-    """The same of those that came back."""
+    forwarded: Seen = field(default_factory=lambda: Seen())
+    """What came forward."""
+    returned: Seen = field(default_factory=lambda: Seen())
+    """What came back."""
 
     @property
     def shards(self) -> range:

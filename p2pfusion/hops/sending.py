@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 from contextlib import suppress
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -87,7 +88,4 @@ class Sender:
 
 def _passage(like: Passage, codec: str, values: tensors.Array) -> bytes:
     payload = tensors.encode(codec, np.ascontiguousarray(values))
-    return encode_passage(
-        Passage(run=like.run, owner=like.owner, epoch=like.epoch, round=like.round, batch=like.batch,
-                is_training=like.is_training, codec=codec, shape=tuple(values.shape), payload=payload)
-    )  # fmt: skip
+    return encode_passage(replace(like, codec=codec, shape=tuple(values.shape), payload=payload))

@@ -26,6 +26,7 @@ class DeviceConfig:
 
     `batch_us`: what all middle blocks take here for one batch, microseconds; 0: not measured, as fast as others.
     `resumed`: shards to hold at once, because the disk has them. `lanes`: chains beside each other; None: as pays.
+    `micro_batches`: into how many an owner cuts a batch.
     """
 
     node: NodeConfig = field(default_factory=NodeConfig)
@@ -34,6 +35,7 @@ class DeviceConfig:
     codec: str = "fp32"
     resumed: tuple[int, ...] = ()
     lanes: int | None = None
+    micro_batches: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)

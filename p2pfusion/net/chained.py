@@ -26,6 +26,7 @@ from p2pfusion.net.http import HttpTransport
 from p2pfusion.net.mdns import MdnsDiscovery
 from p2pfusion.store.folder import FolderStore
 from p2pfusion.store.memory import MemoryStore
+from p2pfusion.wire.hops import PARTS_MAX
 
 if TYPE_CHECKING:
     from p2pfusion.core.blueprint import Blueprint
@@ -118,6 +119,7 @@ async def chained_device(  # noqa: PLR0913 - the embedding facade: every argumen
     state: Path | str | None = None,
     seed: int = 0,
     hop_codec: str = "bf16",
+    micro_batches: int = 1,
     **config: Any,
 ) -> AsyncIterator[Device]:
     """Join the chain of that swarm on this LAN, or start it; leaving the block leaves it.
@@ -129,6 +131,7 @@ async def chained_device(  # noqa: PLR0913 - the embedding facade: every argumen
         part: (i, n): an owner's part i (from 0) of n of the task's data; None: all of it.
         listen, state, config: as `net.lan.lan_node`'s.
         hop_codec: of activations and gradients, a name of `wire.tensors.CODECS`.
+        micro_batches: into how many an owner cuts each batch, 1 to 16: more fill a chain where owners are few.
 
     Raises:
         TaskError, UsageError, PortError, StoreError: before anything was sent.
@@ -139,6 +142,8 @@ async def chained_device(  # noqa: PLR0913 - the embedding facade: every argumen
 
     if role not in ("owner", "relay", "both"):
         raise UsageError(f"role = {role!r}: must be owner, relay or both")
+    if not 1 <= micro_batches <= PARTS_MAX:
+        raise UsageError(f"micro_batches = {micro_batches}: must be 1 to {PARTS_MAX}")
     host, _ = listening(listen)
     give_back_large_blocks()
     pieces = piecewise(task, seed, part, role) if isinstance(task, Task) else task
@@ -152,6 +157,7 @@ async def chained_device(  # noqa: PLR0913 - the embedding facade: every argumen
                 batch_us=pieces.batch_us,
                 codec=hop_codec,
                 resumed=_saved(state, pieces.split.shards.count),
+                micro_batches=micro_batches,
             ),
             replace(pieces.split, swarm=swarm),
             DeviceDoors(

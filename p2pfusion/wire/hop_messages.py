@@ -121,7 +121,8 @@ class Word:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Passage:
-    """One tensor of one batch: activations on their way forward, or gradients on their way back.
+    """One tensor of micro-batch `part` (from 0) of `parts` of one batch: activations on their way forward, or gradients
+    on their way back.
 
     `shape` are its sizes, `payload` is what `tensors.encode` made of it with `codec`. Without `is_training` no gradient
     is to come back.
@@ -132,6 +133,8 @@ class Passage:
     epoch: int
     round: int
     batch: int
+    part: int
+    parts: int
     is_training: bool
     codec: str
     shape: tuple[int, ...]

@@ -28,7 +28,7 @@ from p2pfusion.wire.routes import HOP_BYTES_MAX
 from p2pfusion.wire.schema import address, binary, flag, integer, many, record, text, where
 
 __all__ = [
-    "DEVICES_MAX", "HOPS_MAX", "LANES_MAX",
+    "DEVICES_MAX", "HOPS_MAX", "LANES_MAX", "PARTS_MAX",
     "Back", "HeldShard", "Hop", "Lane", "Offer", "Offers", "Passage", "Take", "Word",
     "decode_back", "decode_offers", "decode_passage", "decode_take", "decode_word",
     "encode_back", "encode_offers", "encode_passage", "encode_take", "encode_word", "fit",
@@ -45,14 +45,16 @@ HOPS_MAX = 16
 """In one chain: a longer one waits for its own links."""
 LANES_MAX = 8
 """Chains beside each other: with more of them every shard would have more holders than its ledger needs."""
+PARTS_MAX = 16
+"""Micro-batches of one batch: more than a chain has stages to fill."""
 MEMORY_BYTES_MAX = 1 << 50
 """What a device may say it gives: 1 PiB, more than any has."""
 LENGTH_BYTES = 4
 """In front of a passage's header."""
-HEADER_BYTES_MAX = 101
-"""The longest header that the fields allow: two ids, three counts, a flag, a codec's name and six sizes."""
-_FIELDS_MAX = 9
-"""Longest array in an order, a word or a header: the fields of a take."""
+HEADER_BYTES_MAX = 103
+"""The longest header that the fields allow: two ids, three counts, two small ones, a flag, a codec, six sizes."""
+_FIELDS_MAX = 10
+"""Longest array in an order, a word or a header: the fields of a header."""
 _AROUND_OFFERS_BYTES = 1 + 3 + TAG_BYTES
 """The record's header, that of its longest list, the tag."""
 
@@ -127,16 +129,22 @@ def _passage(**header: Any) -> Passage:
     return Passage(payload=b"", **header)
 
 
-HEADER = record(
-    _passage,
-    run=_RUN,
-    owner=_DEVICE,
-    epoch=_COUNT,
-    round=_COUNT,
-    batch=_COUNT,
-    is_training=flag(),
-    codec=tensors.CODEC,
-    shape=tensors.SHAPE,
+HEADER = where(
+    record(
+        _passage,
+        run=_RUN,
+        owner=_DEVICE,
+        epoch=_COUNT,
+        round=_COUNT,
+        batch=_COUNT,
+        part=integer(0, PARTS_MAX - 1),
+        parts=integer(1, PARTS_MAX),
+        is_training=flag(),
+        codec=tensors.CODEC,
+        shape=tensors.SHAPE,
+    ),
+    lambda passage: passage.part < passage.parts,
+    "a micro-batch behind the last",
 )
 """A passage but for its payload."""
 

@@ -72,3 +72,21 @@ def test_beyond_the_limit_the_formula_answers(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(playing, "TASKS_MAX", 2 * 3 * 2 * 2 - 1)
     assert round_s(times, 3) == times.all_s(3) != played
     assert round_s(replace(times, mode="paper"), 1) == replace(times, mode="paper").all_s(1)
+
+
+def test_one_owner_of_micro_batches_by_hand() -> None:
+    """Two relays, 2 forward and 4 back, no time of the owner's own. Whole: 2 + 2 + 4 + 4. In two: forward 0-1 and 1-2,
+    then 1-2 at the second; its way back 2-4, the other forward 4-5 behind it, back 5-7; at the first back 4-6 and 7-9.
+    """
+    relay = RelayTimes(forward_s=2.0, backward_s=4.0)
+    times = ChainTimes(owners=(OwnerTimes(first_forward_s=0.0, first_backward_s=0.0),), relays=(relay, relay))
+    assert round_s(times, 1) == 12.0
+    assert round_s(times, 1, micro_batches=2) == 9.0
+    assert round_s(times, 3, micro_batches=2) == 27.0
+
+
+@given(st.lists(relays, min_size=1, max_size=4), st.integers(1, 4), st.integers(1, 6))
+def test_micro_batches_do_not_make_a_relay_faster(those: list[RelayTimes], batches: int, parts: int) -> None:
+    times = chain(1, *those)
+    busiest_s = max(batches * (one.forward_s + one.backward_s) - one.step_s for one in those)
+    assert busiest_s - 1e-9 <= round_s(times, batches, parts) <= round_s(times, batches) + 1e-9

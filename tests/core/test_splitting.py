@@ -175,7 +175,7 @@ def test_a_dropped_batch_leaves_no_trace() -> None:
 def test_calls_out_of_order_are_refused() -> None:
     _, split, (x, y) = small()
     owner, (relay,) = split.owner, split.relays
-    with pytest.raises(ValueError, match="no batch is on its way"):
+    with pytest.raises(ValueError, match="no such batch is on its way"):
         owner.finish(torch.rand(2, 6), y)
     with pytest.raises(ValueError, match="has not been through the last stage"):
         owner.end(torch.rand(2, 5))
@@ -193,8 +193,48 @@ def test_calls_out_of_order_are_refused() -> None:
     with pytest.raises(ValueError, match=r"a gradient \(2, 5\) for an output \(2, 6\)"):
         relay.backward(torch.rand(2, 5))
     owner.finish(out, y)
-    with pytest.raises(ValueError, match="no batch is on its way"):
+    with pytest.raises(ValueError, match="no such batch is on its way"):
         owner.finish(out, y)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+def test_micro_batches_come_to_what_the_whole_batch_comes_to(order: tuple[int, ...]) -> None:
+    """Three of different sizes, several under way at once, coming back in any order; then one step."""
+    blueprint = mlp(4, (5, 6), 3)
+    x, y = torch.rand(7, 4), torch.arange(7) % 3
+    whole, cut = (Split(blueprint, genesis(blueprint, 0), 1, RECIPE) for _ in range(2))
+    (loss,) = whole.train(iter([(x, y)]), 1)
+    owner, (relay,) = cut.owner, cut.relays
+    pieces = list(zip(x.split(3), y.split(3), strict=True))
+    outs = [relay.forward(owner.begin(piece, part, 3), part, 3) for part, (piece, _) in enumerate(pieces)]
+    losses = []
+    for part in order:
+        labels = pieces[part][1]
+        mine, gradient = owner.finish(outs[part], labels, part, len(labels) / 7)
+        losses.append(mine)
+        assert not relay.is_due
+        owner.end(relay.backward(gradient, part), part)
+    assert relay.is_due
+    relay.step()
+    assert sum(losses) == pytest.approx(loss, rel=1e-5)
+    assert np.allclose(owner.values, whole.owner.values, atol=1e-6)
+    assert np.allclose(relay.values, whole.relays[0].values, atol=1e-6)
+    assert not relay.is_busy
+
+
+def test_micro_batches_of_two_batches_do_not_mix() -> None:
+    _, split, (x, _) = small()
+    owner, (relay,) = split.owner, split.relays
+    relay.forward(owner.begin(x, 0, 2), 0, 2)
+    for call in (lambda: relay.forward(torch.rand(2, 5), 0, 2), lambda: relay.forward(torch.rand(2, 5), 1, 3)):
+        with pytest.raises(ValueError, match="under way"):
+            call()
+    for part, parts in ((0, 2), (1, 3)):
+        with pytest.raises(ValueError, match="one at a time"):
+            owner.begin(x, part, parts)
+    relay.drop()
+    owner.drop()
+    relay.forward(owner.begin(x, 0, 3), 0, 3)
 
 
 def test_what_the_network_or_the_loss_raises_is_a_training_error() -> None:

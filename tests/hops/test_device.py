@@ -222,3 +222,24 @@ def test_a_relay_that_nobody_needs_ends_when_its_time_is_up() -> None:
     done = run(main, until_s=100.0).devices[3].done
     assert done is not None
     assert done.status == "timeout"
+
+
+def test_micro_batches_learn_the_same_and_fill_a_chain_that_one_owner_has_for_itself() -> None:
+    def alone(micro_batches: int) -> tuple[Vector, float]:
+        async def main() -> tuple[Vector, float]:
+            async with Street(split_of()) as street:
+                street.start(1, rounds=3, micro_batches=micro_batches)
+                for host in (3, 4, 5):
+                    street.start(host, owns=False, relay_bytes=ROOM)
+                await street.owners_done()
+                await street.until(lambda: all(tip >= 3 for tip in street.tips().values()))
+                owner = street.devices[1].owner
+                assert owner is not None
+                assert owner.figures.lost == 0
+                return street.model(), owner.figures.measured_s
+
+        return run(main, until_s=1000.0)
+
+    (whole, whole_s), (cut, cut_s) = alone(1), alone(4)
+    assert np.abs(whole - cut).max() <= 1e-6
+    assert cut_s < 0.75 * whole_s

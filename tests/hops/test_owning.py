@@ -59,7 +59,8 @@ class Home:
     def come(self, topic: str, values: np.ndarray, **changes: Any) -> int:
         """Something comes back under the head of what was sent last; the status of the answer."""
         like = self.way.sent[-1][2]
-        fields = {"run": like.run, "owner": like.owner, "epoch": like.epoch, "batch": like.batch, **changes}
+        fields = {"run": like.run, "owner": like.owner, "epoch": like.epoch, "batch": like.batch, "part": like.part,
+                  "parts": like.parts, **changes}  # fmt: skip
         passage = Passage(round=1, is_training=True, codec="fp32", shape=values.shape,
                           payload=tensors.encode("fp32", values), **fields)  # fmt: skip
         return _status(self.owner.answer(topic, Request("POST", f"/v1/hops/{topic}", encode_passage(passage))))

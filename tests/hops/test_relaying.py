@@ -39,10 +39,19 @@ STAGE = range(1, 3)
 FEW = np.random.default_rng(1).standard_normal((4, WIDTH)).astype(np.float32)
 
 
-def passage(owner: int, batch: int, *, epoch: int = 1, values: np.ndarray = FEW, is_training: bool = True) -> Passage:
+def passage(
+    owner: int,
+    batch: int,
+    *,
+    epoch: int = 1,
+    values: np.ndarray = FEW,
+    is_training: bool = True,
+    part: int = 0,
+    parts: int = 1,
+) -> Passage:
     return Passage(
-        run=SPLIT.tag, owner=device(owner), epoch=epoch, round=1, batch=batch, is_training=is_training, codec="fp32",
-        shape=values.shape, payload=tensors.encode("fp32", values),
+        run=SPLIT.tag, owner=device(owner), epoch=epoch, round=1, batch=batch, part=part, parts=parts,
+        is_training=is_training, codec="fp32", shape=values.shape, payload=tensors.encode("fp32", values),
     )  # fmt: skip
 
 
@@ -547,5 +556,56 @@ def test_a_network_that_cannot_be_built_here_costs_the_batch_and_not_the_relay()
         bench.relay.split = replace(SPLIT, blueprint=replace(SPLIT.blueprint, factory=broken))
         await bench.pass_("forward", 1, 1)
         assert bench.outbox.failed == [(device(1), 1, 1)]
+
+    at_work(main)
+
+
+# -- micro-batches ----------------------------------------------------------------------------------------------------
+
+
+def test_micro_batches_of_one_batch_are_accepted_together_in_any_order_and_make_one_step() -> None:
+    async def main(bench: Bench) -> None:
+        await bench.begin(1)
+        for part in (1, 0, 2):
+            assert await bench.pass_("forward", 1, 1, part=part, parts=3) == ACCEPTED
+        assert await bench.pass_("forward", 1, 1, part=1, parts=3) == ACCEPTED  # it came twice
+        assert bench.outbox.sent() == [("forward", 1)] * 3
+        for part in (2, 0):
+            assert await bench.pass_("backward", 1, 1, part=part, parts=3) == ACCEPTED
+            assert bench.steps() == 0
+        assert await bench.pass_("backward", 1, 1, part=1, parts=3) == ACCEPTED
+        assert bench.steps() == 1
+        assert bench.outbox.sent() == [("forward", 1)] * 3 + [("backward", 1)] * 3
+        assert await bench.pass_("backward", 1, 1, part=1, parts=3) == ACCEPTED
+        assert bench.steps() == 1
+
+    at_work(main)
+
+
+def test_the_samples_of_all_micro_batches_count() -> None:
+    async def main(bench: Bench) -> None:
+        await bench.begin(1)
+        for number in (1, 2):
+            for topic in ("forward", "backward"):
+                for part in (0, 1):
+                    await bench.pass_(topic, 1, number, part=part, parts=2)
+        await bench.word("end", 1)
+        found = await bench.rounds[1]
+        assert found is not None
+        assert found.samples == 2 * 2 * len(FEW)
+
+    at_work(main)
+
+
+def test_a_gradient_of_a_micro_batch_that_never_came_is_refused_and_the_next_batch_waits_for_this_one() -> None:
+    async def main(bench: Bench) -> None:
+        await bench.begin(1)
+        bench.compute.open.clear()
+        assert await bench.pass_("forward", 1, 1, part=0, parts=2) == ACCEPTED
+        assert await bench.pass_("backward", 1, 1, part=1, parts=2) == OLD
+        assert await bench.pass_("forward", 1, 2) == BUSY
+        bench.compute.open.set()
+        await settle()
+        assert await bench.pass_("forward", 1, 1, part=1, parts=2) == ACCEPTED
 
     at_work(main)

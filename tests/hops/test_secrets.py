@@ -46,15 +46,17 @@ def tap(monkeypatch: pytest.MonkeyPatch) -> Tap:
         return reply
 
     class Watched(Ends):
-        def begin(self, x: torch.Tensor) -> torch.Tensor:
-            sent = super().begin(x)
+        def begin(self, x: torch.Tensor, part: int = 0, parts: int = 1) -> torch.Tensor:
+            sent = super().begin(x, part, parts)
             tap.inputs.append(x.numpy().copy())
             tap.activations.append(sent.numpy().copy())
             return sent
 
-        def finish(self, activation: torch.Tensor, y: torch.Tensor) -> tuple[float, torch.Tensor]:
+        def finish(
+            self, activation: torch.Tensor, y: torch.Tensor, part: int = 0, share: float = 1.0
+        ) -> tuple[float, torch.Tensor]:
             tap.labels.append(y.numpy().copy())
-            return super().finish(activation, y)
+            return super().finish(activation, y, part, share)
 
         def evaluate_first(self, x: torch.Tensor) -> torch.Tensor:
             tap.inputs.append(x.numpy().copy())

@@ -19,8 +19,8 @@ from tests.hops.made import SPLIT, Board, Gated, address, device, take
 from tests.node.parts import until
 
 OWNER, NEXT = address(7), address(101)
-LIKE = Passage(run=SPLIT.tag, owner=device(7), epoch=3, round=4, batch=5, is_training=True, codec="fp32", shape=(1,),
-               payload=bytes(4))  # fmt: skip
+LIKE = Passage(run=SPLIT.tag, owner=device(7), epoch=3, round=4, batch=5, part=0, parts=1, is_training=True,
+               codec="fp32", shape=(1,), payload=bytes(4))  # fmt: skip
 VALUES = np.arange(6, dtype=np.float32).reshape(2, 3)
 
 

@@ -60,12 +60,14 @@ PASSAGE = Passage(
     epoch=2,
     round=7,
     batch=9,
+    part=1,
+    parts=4,
     is_training=True,
     codec="fp32",
     shape=(2, 3),
     payload=tensors.encode("fp32", np.arange(6, dtype=np.float32).reshape(2, 3)),
 )
-HEAD = (RUN, PEER, 2, 7, 9, True, "fp32", (2, 3))
+HEAD = (RUN, PEER, 2, 7, 9, 1, 4, True, "fp32", (2, 3))
 
 shards = st.integers(0, SHARDS_MAX - 1)
 stages = st.tuples(st.integers(1, SHARDS_MAX - 1), st.integers(1, SHARDS_MAX - 1)).map(sorted)
@@ -142,12 +144,15 @@ def passages(draw: st.DrawFn) -> Passage:
     least, most = tensors.size_range(name, array.size)
     payload = draw(st.just(tensors.encode(name, array)) | st.binary(min_size=least, max_size=most))
     ids, counts = wire.peer_ids, wire.counts
+    parts = draw(st.integers(1, hops.PARTS_MAX))
     return Passage(
         run=draw(ids),
         owner=draw(ids),
         epoch=draw(counts),
         round=draw(counts),
         batch=draw(counts),
+        part=draw(st.integers(0, parts - 1)),
+        parts=parts,
         is_training=draw(st.booleans()),
         codec=name,
         shape=shape,
@@ -256,7 +261,7 @@ def test_a_tensor_comes_out_as_the_sender_computes_it():
 
 def test_golden_frames():
     assert example("back")[: -codec.TAG_BYTES] == b"\x94\xc4\x10" + RUN + b"\xc4\x10" + PEER + b"\x03\x05"
-    head = b"\x98\xc4\x10" + RUN + b"\xc4\x10" + PEER + b"\x02\x07\x09\xc3\xa4fp32\x92\x02\x03"
+    head = b"\x9a\xc4\x10" + RUN + b"\xc4\x10" + PEER + b"\x02\x07\x09\x01\x04\xc3\xa4fp32\x92\x02\x03"
     assert example("passage") == codec.frame(len(head).to_bytes(4, "big") + head + PASSAGE.payload)
     assert passage(HEAD) == example("passage")
 
@@ -479,14 +484,15 @@ def test_an_offer_that_is_not_fit_is_our_own_mistake():
 
 # -- passages ---------------------------------------------------------------------------------------------------------
 
-LONG_HEAD = (RUN, PEER, INTEGER_MAX, INTEGER_MAX, INTEGER_MAX, True, "fp32")
+LONG_HEAD = (RUN, PEER, INTEGER_MAX, INTEGER_MAX, INTEGER_MAX, hops.PARTS_MAX - 1, hops.PARTS_MAX, True, "fp32")
 
 
 def test_hop_bytes_max():
     """The largest tensor with the longest header it can have fits. One beyond the limit is not looked at."""
     elements = tensors.ELEMENTS_MAX
     payload = tensors.encode("fp32", np.zeros(elements, np.float32))
-    longest = dict(zip(("run", "owner", "epoch", "round", "batch", "is_training", "codec"), LONG_HEAD, strict=True))
+    names = ("run", "owner", "epoch", "round", "batch", "part", "parts", "is_training", "codec")
+    longest = dict(zip(names, LONG_HEAD, strict=True))
     whole = Passage(**longest, shape=(1, 1, 1, 1, 1, elements), payload=payload)
     data = hops.encode_passage(whole)
     assert len(data) <= HOP_BYTES_MAX
@@ -509,13 +515,13 @@ def test_header_bytes_max():
     assert len(longest) == hops.HEADER_BYTES_MAX
     with pytest.raises(WireError, match="elements"):
         hops.decode_passage(passage(longest))
-    with pytest.raises(WireError, match="header of 102 bytes: at most 101"):
+    with pytest.raises(WireError, match="header of 104 bytes: at most 103"):
         hops.decode_passage(passage(longest + b"\0"))
 
 
-@pytest.mark.parametrize("size", [0, 1, 48, 50, 100, 101, 102, 2**31, 2**32 - 1])
+@pytest.mark.parametrize("size", [0, 1, 50, 52, 102, 103, 104, 2**31, 2**32 - 1])
 def test_who_lies_about_the_header_is_refused(size):
-    assert len(msgpack.packb(HEAD)) == 49
+    assert len(msgpack.packb(HEAD)) == 51
     assert not decodes_or_refuses("passage", passage(HEAD, size=size))
 
 
@@ -526,26 +532,35 @@ def test_counts_of_a_passage(field):
     assert not passes(put(HEAD, (field,), -1))
 
 
+def test_parts_of_a_passage():
+    most = hops.PARTS_MAX
+    for part, parts, belongs in (
+        (0, 1, True), (most - 1, most, True), (0, most, True), (1, 1, False), (4, 3, False), (0, 0, False),
+        (-1, 1, False), (most, most + 1, False), (0, most + 1, False),
+    ):  # fmt: skip
+        assert passes(put(put(HEAD, (5,), part), (6,), parts)) == belongs
+
+
 def test_shapes_of_a_passage():
     for shape in ((6,), (6, 1), (1, 1, 1, 1, 1, 6)):
-        assert passes(put(HEAD, (7,), shape))
+        assert passes(put(HEAD, (9,), shape))
     for shape in ((), (1, 1, 1, 1, 1, 1, 6), (0, 6), (-2, -3), (6, True), (6.0,), (5,), (7,), ((2, 3),), 6, None):
-        assert not passes(put(HEAD, (7,), shape))
+        assert not passes(put(HEAD, (9,), shape))
 
 
 def test_codecs_of_a_passage():
     array = np.arange(6, dtype=np.float32)
     for name in tensors.CODECS:
-        assert passes(put(HEAD, (6,), name), tensors.encode(name, array))
+        assert passes(put(HEAD, (8,), name), tensors.encode(name, array))
     for name in ("int4", "stc", "auto", "", "FP32", b"fp32", None, 0):
-        assert not passes(put(HEAD, (6,), name))
+        assert not passes(put(HEAD, (8,), name))
 
 
 @pytest.mark.parametrize("name", tensors.CODECS)
 def test_payloads_within_what_the_codec_may_give(name):
     """Of two segments, so that the range is that of the whole."""
     elements = 1_100_000
-    head = put(put(HEAD, (6,), name), (7,), (elements,))
+    head = put(put(HEAD, (8,), name), (9,), (elements,))
     least, most = tensors.size_range(name, elements)
     for size, belongs in ((least, True), (most, True), (least - 1, False), (most + 1, False)):
         assert passes(head, bytes(size)) == belongs
@@ -644,7 +659,7 @@ def test_every_field_with_every_wrong_type(kind):
 def test_every_field_of_a_passage_with_every_wrong_type():
     for path in paths(HEAD):
         for wrong in WRONG:
-            if path != (5,) or type(wrong) is not bool:
+            if path != (7,) or type(wrong) is not bool:
                 assert not passes(put(HEAD, path, wrong))
 
 
@@ -671,7 +686,7 @@ def test_a_value_has_one_encoding():
     assert not decodes_or_refuses("offers", codec.frame(b"\x91\xdc\x00\x02" + offers_[2:]))
     head = msgpack.packb(HEAD)
     assert not passes(head[:-1] + b"\xcc\x03")
-    assert not passes(b"\xdc\x00\x08" + head[1:])
+    assert not passes(b"\xdc\x00\x0a" + head[1:])
 
 
 @pytest.mark.parametrize(
