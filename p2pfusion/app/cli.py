@@ -89,8 +89,8 @@ _CHAINED = _options(
                  help="With --algorithm mp_sl: train on own data, or hold the network's middle for others."),
     click.option("--memory", type=values.MEMORY, default=None,
                  help="What a relay gives at most, such as 2GB.  [default: half of what is free]"),
-    click.option("--hop-codec", type=click.Choice(["fp32", "bf16", "int8"]), default="bf16", show_default=True,
-                 help="How activations and gradients travel."),
+    click.option("--hop-codec", type=click.Choice(["fp32", "bf16", "int8", "topk"]), default="bf16", show_default=True,
+                 help="How activations and gradients travel; topk: a tenth of the gradients."),
     _MICRO_BATCHES,
 )  # fmt: skip
 _SLICE_HELP = "The width that this device can train, as a share of every sliced axis"

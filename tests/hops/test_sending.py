@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from p2pfusion.errors import RemoteError, Unreachable
-from p2pfusion.hops.sending import BUSY_PAUSE_S, BUSY_TRIES, Sender
+from p2pfusion.hops.sending import BUSY_PAUSE_S, BUSY_TRIES, RESIDUALS_MAX, Sender
 from p2pfusion.seams import Reply, Request
 from p2pfusion.sim.loop import run
 from p2pfusion.wire import tensors
@@ -114,5 +115,60 @@ def test_an_owner_that_does_not_hear_is_left_alone() -> None:
         sender.tell_failed(take(7, 2, 3), LIKE, 2)
         await until(1.0)
         assert board.topics(OWNER) == ["failed"]
+
+    looked_at(main)
+
+
+# -- a tenth of the gradients -----------------------------------------------------------------------------------------
+
+
+async def decoded(
+    sender: Sender, board: Board, topic: str, like: Passage, values: np.ndarray
+) -> tuple[str, np.ndarray]:
+    await sender.send(topic, NEXT, like, values)  # type: ignore[arg-type]
+    passage = decode_passage(board.calls[-1][1].body)
+    return passage.codec, tensors.decode(passage.codec, passage.payload, passage.shape)
+
+
+def test_what_topk_left_out_of_a_gradient_comes_with_the_next_ones() -> None:
+    async def main(group: asyncio.TaskGroup) -> None:
+        board, rng = Board(lambda to, request: Reply(202)), np.random.default_rng(0)
+        sender = Sender(board, Gated(), group, "topk")  # type: ignore[arg-type]
+        given = [rng.standard_normal((8, 64)).astype(np.float32) for _ in range(40)]
+        came = [await decoded(sender, board, "backward", LIKE, one) for one in given]
+        assert {codec for codec, _ in came} == {"topk"}
+        assert all(np.count_nonzero(values) <= 52 for _, values in came)
+        missing = sum(given) - sum(values for _, values in came)
+        left_out = [one - values for one, (_, values) in zip(given, came, strict=True)]
+        assert np.linalg.norm(missing) < 0.4 * np.linalg.norm(np.sum(np.abs(left_out), axis=0))
+        (kept,) = sender._residuals.values()
+        assert np.allclose(missing, kept, atol=1e-3)
+
+    looked_at(main)
+
+
+def test_activations_are_sent_whole_beside_sparse_gradients_and_a_batch_of_another_size_begins_anew() -> None:
+    async def main(group: asyncio.TaskGroup) -> None:
+        board = Board(lambda to, request: Reply(202))
+        sender = Sender(board, Gated(), group, "topk")  # type: ignore[arg-type]
+        values = np.random.default_rng(0).standard_normal((8, 64)).astype(np.float32)
+        codec, came = await decoded(sender, board, "forward", LIKE, values)
+        assert codec == "bf16"
+        assert np.allclose(came, values, rtol=2**-7)
+        _, first = await decoded(sender, board, "backward", LIKE, values)
+        await decoded(sender, board, "backward", LIKE, values[:5])
+        _, again = await decoded(sender, board, "backward", LIKE, values)
+        assert (first == again).all()
+
+    looked_at(main)
+
+
+def test_so_many_remainders_are_kept() -> None:
+    async def main(group: asyncio.TaskGroup) -> None:
+        board = Board(lambda to, request: Reply(202))
+        sender = Sender(board, Gated(), group, "topk")  # type: ignore[arg-type]
+        for number in range(RESIDUALS_MAX + 3):
+            await sender.send("backward", NEXT, replace(LIKE, owner=device(number)), VALUES)
+        assert list(sender._residuals) == [(device(number), 0) for number in range(3, RESIDUALS_MAX + 3)]
 
     looked_at(main)
