@@ -74,6 +74,7 @@ async def join_chain(options: JoinOptions, pieces: Piecewise, view: View) -> Don
             seed=options.seed,
             hop_codec=options.hop_codec,
             micro_batches=options.micro_batches,
+            keeps_all=options.keeps_all,
             codec=options.codec,
             codec_density=options.density,
             budget_bytes_per_h=options.budget,

@@ -80,10 +80,8 @@ _AGREED = _options(
     click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True,
                  help="Must be the same on all nodes."),
 )  # fmt: skip
-_MICRO_BATCHES = click.option(
-    "--micro-batches", type=click.IntRange(1, 16), default=1, show_default=True, metavar="N",
-    help="Into how many an owner cuts a batch, so that few owners fill a chain.",
-)  # fmt: skip
+_MICRO_BATCHES = click.option("--micro-batches", type=click.IntRange(1, 16), default=1, show_default=True, metavar="N",
+                              help="Pieces of an owner's batch, so that few owners fill a chain.")  # fmt: skip
 _CHAINED = _options(
     click.option("--role", type=click.Choice(["owner", "relay", "both"]), default="owner", show_default=True,
                  help="With --algorithm mp_sl: train on own data, or hold the network's middle for others."),
@@ -92,6 +90,7 @@ _CHAINED = _options(
     click.option("--hop-codec", type=click.Choice(["fp32", "bf16", "int8", "topk"]), default="bf16", show_default=True,
                  help="How activations and gradients travel; topk: a tenth of the gradients."),
     _MICRO_BATCHES,
+    click.option("--keep-all", "keeps_all", is_flag=True, help="Keep all pieces, so that export has the whole model."),
 )  # fmt: skip
 _SLICE_HELP = "The width that this device can train, as a share of every sliced axis"
 _TRAINING = _options(

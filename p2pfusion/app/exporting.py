@@ -1,7 +1,8 @@
 """`p2pfusion export`: a network out of a run's newest checkpoint as one plain safetensors file.
 
-A model may hold several networks, of several widths; which, and how good they were, the checkpoint says. Works on the
-state folder of a finished, crashed or running node. What the files look like is `store`'s business.
+A model may hold several networks, of several widths; which, and how good they were, the checkpoint says. It may be in
+pieces (`pieces`). Works on the state folder of a finished, crashed or running node. What the files look like is
+`store`'s business.
 """
 
 from __future__ import annotations
@@ -14,14 +15,17 @@ from pathlib import Path
 import numpy as np
 
 from p2pfusion.algorithms.base import WHOLE
+from p2pfusion.app.pieces import put_together
 from p2pfusion.app.states import newest_folder, state_root
 from p2pfusion.app.words import count, percent
 from p2pfusion.core.depth import exit_name
 from p2pfusion.core.fold import model_sha256
 from p2pfusion.errors import StoreError, UsageError
 from p2pfusion.node.contents import PART, Listed, taken, unpack
+from p2pfusion.seams import Checkpoint
 from p2pfusion.store.exported import write_model
 from p2pfusion.store.folder import newest_checkpoint
+from p2pfusion.store.shards import shards_in
 
 SUFFIX = ".safetensors"
 WIDTH, EXIT = "--width", "--exit"
@@ -109,10 +113,8 @@ def export_model(folder: Path, file: Path, width: str = AUTO, option: str = WIDT
 
     `option` asked for it. Raises `StoreError`, `UsageError` for a width that the model does not hold.
     """
-    checkpoint = newest_checkpoint(folder)
-    # In blueprint order, as the checkpoint keeps it: the hash is over the flat model.
+    checkpoint, sha256 = put_together(folder) if shards_in(folder) else _whole(folder)
     model = {name: np.asarray(values, np.float32) for name, values in checkpoint.model.items()}
-    flat = np.concatenate([values.reshape(-1) for values in model.values()])
     try:
         listed = unpack(checkpoint.parts.get(PART))
         name = chosen(listed, width, option)
@@ -124,7 +126,7 @@ def export_model(folder: Path, file: Path, width: str = AUTO, option: str = WIDT
         file=str(file),
         round=checkpoint.round,
         chain=checkpoint.chain.hex(),
-        model_sha256=model_sha256(flat),
+        model_sha256=sha256,
         parameters=sum(values.size for values in part.values()),
         width=name,
         accuracy=accuracy,
@@ -133,6 +135,14 @@ def export_model(folder: Path, file: Path, width: str = AUTO, option: str = WIDT
     )
     write_model(file, part, _metadata(exported, listed))
     return exported
+
+
+def _whole(folder: Path) -> tuple[Checkpoint, str]:
+    """Of a node that holds the whole model."""
+    checkpoint = newest_checkpoint(folder)
+    # In blueprint order, as the checkpoint keeps it: the hash is over the flat model.
+    flat = np.concatenate([np.asarray(values, np.float32).reshape(-1) for values in checkpoint.model.values()])
+    return checkpoint, model_sha256(flat)
 
 
 def chosen(listed: Listed, width: str, option: str) -> str | None:

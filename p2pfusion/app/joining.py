@@ -70,6 +70,7 @@ class JoinOptions:
     memory: int | None
     hop_codec: str
     micro_batches: int
+    keeps_all: bool
     algorithm: str
     common: float
     momentum: float
@@ -106,9 +107,13 @@ def run_join(options: JoinOptions) -> int:
         require(options.device)
         check_live(options.algorithm)
         mark("task")
-        is_in_pieces = options.role != "owner" or options.memory is not None or options.micro_batches > 1
+        is_in_pieces = (
+            options.role != "owner" or options.memory is not None or options.micro_batches > 1 or options.keeps_all
+        )
         if not is_chained(options.algorithm) and is_in_pieces:
-            raise UsageError("--role, --memory and --micro-batches are for a model in pieces: add --algorithm mp_sl")
+            raise UsageError(
+                "--role, --memory, --micro-batches and --keep-all are for a model in pieces: add --algorithm mp_sl"
+            )
         if is_chained(options.algorithm):
             from p2pfusion.app.chaining import chained, join_chain
 

@@ -15,6 +15,7 @@ from platformdirs import user_state_path
 
 from p2pfusion.errors import StoreError
 from p2pfusion.store.folder import FolderStore
+from p2pfusion.store.shards import is_shard, shards_in
 
 NAMES = (
     "fox", "otter", "wren", "heron", "lynx", "badger", "swift", "hare", "newt", "robin", "seal", "owl",
@@ -75,8 +76,9 @@ def forget(folder: Path) -> None:
         return
     with FolderStore(folder):
         try:
-            for saved in [folder / "identity.json", *sorted(folder.glob(_CHECKPOINTS))]:
-                saved.unlink(missing_ok=True)
+            for place in (folder, *shards_in(folder).values()):
+                for saved in [place / "identity.json", *sorted(place.glob(_CHECKPOINTS))]:
+                    saved.unlink(missing_ok=True)
         except OSError as error:
             raise StoreError(f"cannot forget {folder}: {error.strerror}; delete the folder yourself") from error
 
@@ -87,10 +89,11 @@ def newest_folder(root: Path) -> tuple[Path, int]:
     Raises `StoreError` if none has.
     """
     ages: dict[Path, float] = {}
-    for depth in ("", "*/", "*/*/"):
+    for depth in ("", "*/", "*/*/", "*/*/shard-*/"):
         for path in sorted(root.glob(depth + _CHECKPOINTS)):
-            if not path.parent.name.startswith("."):
-                ages[path.parent] = max(ages.get(path.parent, 0.0), path.stat().st_mtime)
+            folder = path.parent.parent if is_shard(path.parent) else path.parent
+            if not folder.name.startswith("."):
+                ages[folder] = max(ages.get(folder, 0.0), path.stat().st_mtime)
     damaged = sorted(f"{path}" for depth in ("", "*/", "*/*/") for path in root.glob(f"{depth}{_CHECKPOINTS}.damaged"))
     if not ages and damaged:
         raise StoreError(f"nothing to export in {root}: all that was saved is damaged ({', '.join(damaged)})")

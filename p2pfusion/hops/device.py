@@ -105,10 +105,10 @@ class Device:
         self._talking = Talking(self.site, self._offer)
         await doors.discovery.announce(tag, addresses)
         works = [self._talking.run(), self._talking.discover(tag), self._look()]
-        if self.config.memory_bytes:
+        if self.config.memory_bytes or self.config.keeps_all:  # without memory for copies it only follows ledgers
             self.relay = Relay(self.site, self._hold, self.holding.stir)
             works += [self.relay.run(), self._watch(self.relay)]
-            self._hold(self.config.resumed)
+            self._hold(range(1, self.split.shards.count) if self.config.keeps_all else self.config.resumed)
         if self._owning is not None:
             self.owner = self._own(self._owning)
             works.append(self.owner.watch())
@@ -248,7 +248,7 @@ class Device:
             incarnation=1,  # an id lives once: who starts again is a new device
             beat=self._beat,
             is_owner=owner is not None,
-            is_relay=self.relay is not None,
+            is_relay=self.config.memory_bytes > 0,
             is_leaving=self.site.is_leaving,
             round=self.holding.nodes[0].state.ledger.newest if owner is not None else 0,
             memory_bytes=self.config.memory_bytes,
@@ -312,6 +312,8 @@ class Device:
     def _release(self, relay: Relay) -> None:
         """Let go of shards that nobody trains here, of which no backup is wanted here, and that two others hold."""
         now_s, here = self.site.now_s(), self.site.here()
+        if self.config.keeps_all:
+            return
         for shard in [shard for shard in self.holding.nodes if shard]:
             if relay.owners_at(shard):
                 self._wanted_s[shard] = now_s

@@ -196,17 +196,15 @@ class Owner:
         head, count = self._head(round_), self._micro_batches
         pieces = list(zip(x.chunk(count), y.chunk(count), strict=True))
         heads = [replace(head, part=part, parts=len(pieces)) for part in range(len(pieces))]
-        loop = asyncio.get_running_loop()
-        tasks = [
-            loop.create_task(self._micro_batch(one, ends, piece, len(piece[0]) / len(x)))
-            for one, piece in zip(heads, pieces, strict=True)
-        ]
         try:
-            return math.fsum(await asyncio.gather(*tasks))
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(self._micro_batch(one, ends, piece, len(piece[0]) / len(x)))
+                    for one, piece in zip(heads, pieces, strict=True)
+                ]
+        except BaseExceptionGroup as failed:  # the first is why the others ended
+            raise failed.exceptions[0] from None
+        return math.fsum(task.result() for task in tasks)
 
     async def _micro_batch(self, head: Passage, ends: Ends, piece: Batch, share: float) -> float:
         """`share` of a batch there and back: its part of the loss."""

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
 from itertools import count as numbers
 
 import torch
@@ -22,7 +21,7 @@ import torch
 from p2pfusion.core.splitting import Copy
 from p2pfusion.errors import LocalError, WireError
 from p2pfusion.hops.openings import Openings
-from p2pfusion.hops.seats import FIRST, Doing, Job, Seat
+from p2pfusion.hops.seats import FIRST, Doing, Figures, Job, Seat
 from p2pfusion.hops.site import Site
 from p2pfusion.seams import Reply, Request
 from p2pfusion.wire import tensors
@@ -37,21 +36,6 @@ GONE_S = 3.0
 READY, NOT_YET, ACCEPTED = Reply(200, b"ready"), Reply(202, b"not yet"), Reply(202, b"accepted")
 FULL, BUSY = Reply(503, b"full"), Reply(503, b"busy")
 NO_SEAT, OLD = Reply(404, b"seat"), Reply(409, b"old")
-
-
-@dataclass(slots=True)
-class Figures:
-    """What a relay did, for reports."""
-
-    forward_s: float = 0.0
-    backward_s: float = 0.0
-    batches: int = 0
-    copies_most: int = 0
-    stage: tuple[int, int] | None = None
-    """First and last shard of the stage that was asked for last."""
-    failures: int = 0
-    lost: int = 0
-    """Owners that were gone, or went through others."""
 
 
 class Relay:

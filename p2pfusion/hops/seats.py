@@ -1,4 +1,4 @@
-"""What a relay remembers of an owner that sits there, and what it has to do for it in which order.
+"""What a relay remembers of an owner that sits there, what it has to do for it in which order, and what it counts.
 
 Data; `relaying` decides and acts. Knows no queue, no network.
 """
@@ -77,3 +77,18 @@ class Job:
     seat: Seat
     doing: Doing
     passage: Passage | None = None
+
+
+@dataclass(slots=True)
+class Figures:
+    """What a relay did, for reports."""
+
+    forward_s: float = 0.0
+    backward_s: float = 0.0
+    batches: int = 0
+    copies_most: int = 0
+    stage: tuple[int, int] | None = None
+    """First and last shard of the stage that was asked for last."""
+    failures: int = 0
+    lost: int = 0
+    """Owners that were gone, or went through others."""

@@ -26,7 +26,7 @@ class DeviceConfig:
 
     `batch_us`: what all middle blocks take here for one batch, microseconds; 0: not measured, as fast as others.
     `resumed`: shards to hold at once, because the disk has them. `lanes`: chains beside each other; None: as pays.
-    `micro_batches`: into how many an owner cuts a batch.
+    `micro_batches`: into how many an owner cuts a batch. `keeps_all`: hold every shard's ledger, whoever trains it.
     """
 
     node: NodeConfig = field(default_factory=NodeConfig)
@@ -36,6 +36,7 @@ class DeviceConfig:
     resumed: tuple[int, ...] = ()
     lanes: int | None = None
     micro_batches: int = 1
+    keeps_all: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

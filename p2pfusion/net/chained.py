@@ -26,6 +26,7 @@ from p2pfusion.net.http import HttpTransport
 from p2pfusion.net.mdns import MdnsDiscovery
 from p2pfusion.store.folder import FolderStore
 from p2pfusion.store.memory import MemoryStore
+from p2pfusion.store.shards import shard_folder
 from p2pfusion.wire.hops import PARTS_MAX
 
 if TYPE_CHECKING:
@@ -120,6 +121,7 @@ async def chained_device(  # noqa: PLR0913 - the embedding facade: every argumen
     seed: int = 0,
     hop_codec: str = "bf16",
     micro_batches: int = 1,
+    keeps_all: bool = False,
     **config: Any,
 ) -> AsyncIterator[Device]:
     """Join the chain of that swarm on this LAN, or start it; leaving the block leaves it.
@@ -132,6 +134,7 @@ async def chained_device(  # noqa: PLR0913 - the embedding facade: every argumen
         listen, state, config: as `net.lan.lan_node`'s.
         hop_codec: of activations and gradients, a name of `wire.tensors.CODECS`.
         micro_batches: into how many an owner cuts each batch, 1 to 16: more fill a chain where owners are few.
+        keeps_all: hold every shard's ledger too, so that the whole model is in `state` in the end.
 
     Raises:
         TaskError, UsageError, PortError, StoreError: before anything was sent.
@@ -158,13 +161,14 @@ async def chained_device(  # noqa: PLR0913 - the embedding facade: every argumen
                 codec=hop_codec,
                 resumed=_saved(state, pieces.split.shards.count),
                 micro_batches=micro_batches,
+                keeps_all=keeps_all,
             ),
             replace(pieces.split, swarm=swarm),
             DeviceDoors(
                 transport=HttpTransport(listen, limit_bytes_per_s=settings.limit_bytes_per_s),
                 discovery=MdnsDiscovery([str(host)] if host.is_loopback else None),
                 compute=ThreadCompute(),
-                store=_stores(state, stores),
+                store=_stores(state, pieces.split.shards.count, stores),
                 rng=random.Random(secrets.randbits(128)),
             ),
             None if role == "relay" else _owning(pieces, settings),
@@ -187,22 +191,19 @@ def _saved(folder: Path | str | None, count: int) -> tuple[int, ...]:
     """Middle shards that the state folder has."""
     if folder is None:
         return ()
-    return tuple(shard for shard in range(1, count) if _place(folder, shard).is_dir())
+    return tuple(shard for shard in range(1, count) if shard_folder(Path(folder), shard, count).is_dir())
 
 
-def _place(folder: Path | str, shard: int) -> Path:
-    return Path(folder) / f"shard-{shard}"
-
-
-def _stores(folder: Path | str | None, opened: ExitStack) -> Callable[[int], Store]:
-    """Shard -> where it is kept, in a folder of its own."""
+def _stores(folder: Path | str | None, count: int, opened: ExitStack) -> Callable[[int], Store]:
+    """Shard -> where it is kept, in a folder of its own; the folder around them is this device's alone."""
     if folder is None:
         return lambda shard: MemoryStore()
     found: dict[int, Store] = {}
+    opened.enter_context(FolderStore(folder))
 
     def store(shard: int) -> Store:
         if shard not in found:  # a shard may be let go and taken again
-            found[shard] = opened.enter_context(FolderStore(_place(folder, shard)))
+            found[shard] = opened.enter_context(FolderStore(shard_folder(Path(folder), shard, count)))
         return found[shard]
 
     return store

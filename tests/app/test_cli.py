@@ -52,7 +52,7 @@ def test_defaults_of_join(joined: list[JoinOptions]) -> None:
             task="digits", swarm="p2pfusion", name=None, until=None, timeout=None, wait=None, min_peers=1, peers=(),
             listen="0.0.0.0:0", data_part=None, state=None, fresh=False, device="auto", codec="auto", density=0.01,
             limit_rate=None, budget=None, metrics=None, quiet_period=None, leave_on_eof=False, rate=0.5,
-            role="owner", memory=None, hop_codec="bf16", micro_batches=1,
+            role="owner", memory=None, hop_codec="bf16", micro_batches=1, keeps_all=False,
             algorithm=ALGORITHM_DEFAULT, common=COMMON_RATE_DEFAULT, momentum=0.0, seed=0,
             json=False, quiet=False, verbose=False,
         )
@@ -65,7 +65,7 @@ def test_every_option_of_join(joined: list[JoinOptions]) -> None:
         "--wait 30s --min-peers 3 --peer 10.0.0.1:7790 --peer wren:1 --listen 127.0.0.1:7790 --data-part 1/3 "
         "--state folder --fresh --seed 7 --common 12.5% --outer-momentum 0.6 --device cpu --json -q -v --leave-on-eof "
         "--codec topk --density 0.5% --limit-rate 2MB/s --budget 50MB/h --metrics 0 --quiet-period 100ms "
-        "--role relay --memory 2GB --hop-codec int8 --micro-batches 4"
+        "--role relay --memory 2GB --hop-codec int8 --micro-batches 4 --keep-all"
     )
     assert main(line.split()) == 0
     assert joined == [
@@ -75,7 +75,7 @@ def test_every_option_of_join(joined: list[JoinOptions]) -> None:
             state=Path("folder"), fresh=True, device="cpu", codec="topk", density=0.005, limit_rate=2e6,
             budget=5e7, metrics=0, quiet_period=0.1, leave_on_eof=True, rate=0.25, algorithm="fedrolex",
             common=0.125, momentum=0.6, seed=7, role="relay", memory=2 * 10**9, hop_codec="int8",
-            micro_batches=4,
+            micro_batches=4, keeps_all=True,
             json=True, quiet=True, verbose=True,
         )
     ]  # fmt: skip

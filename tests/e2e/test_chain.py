@@ -1,6 +1,7 @@
 """A network in pieces over real processes: owners and relays meet by mDNS, and a relay is killed in the middle."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.numpy import load_file
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -66,8 +68,10 @@ def test_a_relay_that_is_killed_is_replaced_and_all_end_with_one_model(tmp_path:
     (tmp_path / "task.py").write_text(TASK)
     swarm = f"chain-{uuid.uuid4().hex[:8]}"
     owners = [
-        Member(tmp_path, swarm, f"owner{n}", "--min-peers", "2", "--data-part", f"{n}/2", "--hop-codec", "fp32")
-        for n in range(2)
+        Member(tmp_path, swarm, f"owner{n}", "--min-peers", "2", "--data-part", f"{n}/2", *more)
+        for n, more in enumerate(
+            (("--hop-codec", "fp32", "--keep-all"), ("--hop-codec", "fp32", "--micro-batches", "2"))
+        )
     ]
     relays = [Member(tmp_path, swarm, f"relay{n}", "--role", "relay", "--memory", "1GB") for n in range(3)]
     members = [*owners, *relays]
@@ -93,3 +97,24 @@ def test_a_relay_that_is_killed_is_replaced_and_all_end_with_one_model(tmp_path:
     assert losses[-1] < 0.8 * losses[0]
     assert all(0 < event["share"] < 1 for owner in owners for event in owner.rounds())
     assert done[0]["accuracy"] == done[1]["accuracy"] > 0.5
+    file = tmp_path / "model.safetensors"
+    command = [sys.executable, "-m", "p2pfusion", "export", str(file), "--state", str(tmp_path / "owner0"), "--json"]
+    exported = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert exported["model_sha256"] == done[0]["model_sha256"]
+    assert exported["round"] == ROUNDS
+    assert len(load_file(file)) == 10  # five linear layers
+
+
+def test_two_devices_of_one_computer_that_say_no_name_get_one_each(tmp_path: Path) -> None:
+    (tmp_path / "task.py").write_text(TASK)
+    command = [
+        *(sys.executable, "-m", "p2pfusion", "join", str(tmp_path / "task.py"), "--algorithm", "mp_sl", "--json"),
+        *("--role", "relay", "--memory", "1GB", "--listen", "127.0.0.1:0", "--swarm", f"names-{uuid.uuid4().hex[:8]}"),
+        *("--timeout", "6s"),
+    ]
+    environ = {**os.environ, "XDG_STATE_HOME": str(tmp_path)}
+    two = [subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate(timeout=100)[0] for process in two]
+    done = [json.loads(lines.splitlines()[-1]) for lines in said]
+    assert [one["status"] for one in done] == ["timeout"] * 2
+    assert len({one["name"] for one in done}) == 2

@@ -243,3 +243,22 @@ def test_micro_batches_learn_the_same_and_fill_a_chain_that_one_owner_has_for_it
     (whole, whole_s), (cut, cut_s) = alone(1), alone(4)
     assert np.abs(whole - cut).max() <= 1e-6
     assert cut_s < 0.75 * whole_s
+
+
+def test_a_device_that_keeps_all_follows_every_shard_and_is_asked_for_no_copy() -> None:
+    async def main() -> Street:
+        async with Street(split_of()) as street:
+            street.start(1, rounds=4, keeps_all=True)
+            street.start(2, rounds=4)
+            for host in (3, 4):
+                street.start(host, owns=False, relay_bytes=ROOM)
+            await street.owners_done()
+        return street
+
+    street = run(main, until_s=1000.0)
+    keeper = street.devices[1]
+    assert sorted(keeper.holding.nodes) == list(range(street.split.shards.count))
+    assert {node.state.ledger.tip.round for node in keeper.holding.nodes.values()} == {4}
+    assert keeper.relay is not None
+    assert keeper.relay.figures.copies_most == 0
+    assert sorted(street.devices[2].holding.nodes) == [0]

@@ -1,0 +1,44 @@
+"""A model that a device keeps in pieces: the newest checkpoints of all its shards, as one.
+
+With `join --keep-all` a device of a chain holds them all. Where they lie and what is in a checkpoint is `store`'s
+business.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from blake3 import blake3
+
+from p2pfusion.core.fold import model_sha256
+from p2pfusion.errors import StoreError
+from p2pfusion.seams import Checkpoint
+from p2pfusion.store.folder import newest_checkpoint
+from p2pfusion.store.shards import shards_in
+
+
+def put_together(folder: Path) -> tuple[Checkpoint, str]:
+    """The newest of each shard as one checkpoint, and the SHA-256 that the run's devices said of it.
+
+    `round` is the oldest of the shards'. Raises `StoreError` where one is missing.
+    """
+    shards = shards_in(folder)
+    count = max(int(path.name.rpartition("-")[2]) for path in shards.values())
+    if missing := [number for number in range(count) if number not in shards]:
+        raise StoreError(
+            f"{folder} holds {len(shards)} of {count} shards (not {', '.join(map(str, missing))}): name a folder of a "
+            f"device that joined with --keep-all, or copy the others' folders shard-K-of-{count} there"
+        )
+    found = [newest_checkpoint(path) for _, path in sorted(shards.items())]
+    flats = [np.concatenate([values.reshape(-1) for values in one.model.values()]) for one in found]
+    hashes = b"".join(bytes.fromhex(model_sha256(np.asarray(flat, np.float32))) for flat in flats)
+    whole = replace(
+        found[0],
+        round=min(one.round for one in found),
+        chain=blake3(b"".join(one.chain for one in found)).digest(),
+        model={name: values for one in found for name, values in one.model.items()},
+    )
+    return whole, hashlib.sha256(hashes).hexdigest()
