@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+from bench.co_s2p.cells import AS_LONG
 from p2pfusion.algorithms.presets import PRESETS, SEMI_ASYNCHRONOUS, Preset, Terms
 from p2pfusion.algorithms.sliced import Way
 from p2pfusion.config import CadenceConfig
@@ -65,6 +66,7 @@ def _cut(scheme: Callable[[], Scheme]) -> Preset:
 
 ROWS: Mapping[str, Row] = {
     "Co-S2P": Row(PRESETS["co_s2p"], SEMI),
+    AS_LONG: Row(PRESETS["co_s2p"], SEMI),
     "synchronous": Row(PRESETS["co_s2p"]),
     "without transfer": Row(_tailored(gamma=0.0), SEMI),
     "random masks": Row(Preset(text="", way=_drawn), SEMI),

@@ -247,7 +247,8 @@ class Owner:
                 values = tensor.detach().to(torch.float32).cpu().numpy()
                 await self._sender.send(topic, address, head, values)
                 passage: Passage = await waiting
-            return torch.from_numpy(tensors.decode(passage.codec, passage.payload, passage.shape))
+            opened = partial(tensors.decode, passage.codec, passage.payload, passage.shape)
+            return torch.from_numpy(await self._compute.run(opened, lane="gate"))
         except ValueError as error:  # too large, or not finite
             raise TrainingError(f"what goes to the next hop cannot be sent: {error}") from error
         except TimeoutError:
