@@ -15,7 +15,7 @@ from platformdirs import user_state_path
 
 from p2pfusion.errors import StoreError
 from p2pfusion.store.folder import FolderStore
-from p2pfusion.store.shards import is_shard, shards_in
+from p2pfusion.store.shards import all_shards, is_shard
 
 NAMES = (
     "fox", "otter", "wren", "heron", "lynx", "badger", "swift", "hare", "newt", "robin", "seal", "owl",
@@ -76,7 +76,7 @@ def forget(folder: Path) -> None:
         return
     with FolderStore(folder):
         try:
-            for place in (folder, *shards_in(folder).values()):
+            for place in (folder, *all_shards(folder)):
                 for saved in [place / "identity.json", *sorted(place.glob(_CHECKPOINTS))]:
                     saved.unlink(missing_ok=True)
         except OSError as error:

@@ -3,8 +3,8 @@
 With enough owners the slowest relay is always busy, and `chain_times` is right. Few owners meet at relays: a batch on
 its way back finds another being taken forward, and both are later for it. This plays what devices do (`hops.relaying`):
 each owner has one batch under way; a relay takes what comes, the way back before the way forward, hands on before its
-optimiser steps, and steps when nothing else waits, or before the copy's next batch. An owner's micro-batches follow
-each other into the chain and do not wait for each other at the owner.
+optimiser steps, and steps when nothing else waits, or before the copy's next batch. An owner's micro-batches go one by
+one through its own stages and over every link, which other owners' batches do not slow down.
 
 Pure; no clock is read. Source: PAPERS.md 3.1 (what happens), ours: playing it.
 """
@@ -12,7 +12,7 @@ Pure; no clock is read. Source: PAPERS.md 3.1 (what happens), ours: playing it.
 from __future__ import annotations
 
 import heapq
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import count, pairwise
@@ -23,6 +23,8 @@ TASKS_MAX = 200_000
 """Passes through relays in one round: a second of Python. A chain with more of them is full, and the formulas hold."""
 _EPSILON_S = 1e-12
 _BACK, _FORWARD, _STEP = 0, 1, 2
+_LAST, _HOME, _DONE = 3, 4, 5
+"""At an owner: before its last stage, before its first stage's way back, and behind it."""
 
 
 def round_s(times: ChainTimes, batches: int, micro_batches: int = 1) -> float:
@@ -54,6 +56,7 @@ class _Play:
         self._times, self._stations = times, [_Station() for _ in times.relays]
         self._hops = [max(a.out_s, b.in_s) for a, b in pairwise(times.relays)]
         self._parts, self._home = micro_batches, Counter[int]()
+        self._free_s: dict[tuple[int, str], float] = defaultdict(float)
         self._left = [batches] * len(times.owners)
         self._numbers: Iterator[int] = count()
         self._events: list[tuple[float, int, int, int, int]] = []
@@ -65,13 +68,15 @@ class _Play:
             self._begin(0.0, owner)
         while self._events:
             now_s, _, place, owner, what = heapq.heappop(self._events)
-            if place < 0:
+            if what == _DONE:
                 self._home[owner] += 1
                 if self._home[owner] % self._parts:
                     continue
                 end_s, self._left[owner] = now_s, self._left[owner] - 1
                 if self._left[owner]:
                     self._begin(now_s, owner)
+            elif place < 0:
+                self._own(now_s, owner, what)
             else:
                 if what in (_BACK, _FORWARD):
                     heapq.heappush(self._stations[place].waiting, (what, next(self._numbers), owner))
@@ -83,9 +88,22 @@ class _Play:
 
     def _begin(self, now_s: float, owner: int) -> None:
         own = self._times.owners[owner]
-        for part in range(1, self._parts + 1):
-            sent_s = now_s + (part * own.first_forward_s + own.to_chain_s) / self._parts
-            self._at(sent_s, 0, owner, _FORWARD)
+        for _ in range(self._parts):
+            made_s = self._after(now_s, own.first_forward_s, owner, "own")
+            self._at(self._after(made_s, own.to_chain_s, owner, "to chain"), 0, owner, _FORWARD)
+
+    def _own(self, now_s: float, owner: int, what: int) -> None:
+        own, last = self._times.owners[owner], len(self._stations) - 1
+        if what == _LAST:
+            done_s = self._after(now_s, own.last_forward_s + own.last_backward_s, owner, "own")
+            self._at(self._after(done_s, own.from_chain_s, owner, "back to chain"), last, owner, _BACK)
+        else:
+            self._at(self._after(now_s, own.first_backward_s, owner, "own"), -1, owner, _DONE)
+
+    def _after(self, now_s: float, takes_s: float, owner: int, what: str) -> float:
+        """When one micro-batch is through something that the owner's micro-batches pass one by one."""
+        free_s = self._free_s[owner, what] = max(now_s, self._free_s[owner, what]) + takes_s / self._parts
+        return free_s
 
     def _work(self, now_s: float, place: int) -> None:
         """Begin what comes first, if the relay is free; what follows is told when it is done."""
@@ -115,11 +133,10 @@ class _Play:
     def _pass_on(self, now_s: float, place: int, owner: int, what: int) -> None:
         own, last = self._times.owners[owner], len(self._stations) - 1
         if what == _FORWARD and place < last:
-            self._at(now_s + self._hops[place] / self._parts, place + 1, owner, _FORWARD)
+            self._at(self._after(now_s, self._hops[place], owner, f"{place} on"), place + 1, owner, _FORWARD)
         elif what == _FORWARD:
-            turn_s = own.last_forward_s + own.last_backward_s + 2 * own.from_chain_s
-            self._at(now_s + turn_s / self._parts, last, owner, _BACK)
+            self._at(self._after(now_s, own.from_chain_s, owner, "from chain"), -1, owner, _LAST)
         elif place:
-            self._at(now_s + self._hops[place - 1] / self._parts, place - 1, owner, _BACK)
+            self._at(self._after(now_s, self._hops[place - 1], owner, f"{place} back"), place - 1, owner, _BACK)
         else:
-            self._at(now_s + (own.to_chain_s + own.first_backward_s) / self._parts, -1, owner, _STEP)
+            self._at(self._after(now_s, own.to_chain_s, owner, "home"), -1, owner, _HOME)

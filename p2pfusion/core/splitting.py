@@ -181,7 +181,8 @@ class Ends:
     ) -> tuple[float, torch.Tensor]:
         """What the last relay gives, and the labels -> the loss and the gradient for the last relay.
 
-        `share`: of the batch's samples, by which loss and gradient are multiplied, so that they add up to the batch's.
+        `share`: of the batch's samples, by which loss and gradient are multiplied, so that those of a mean over samples
+        add up to the batch's.
         Raises `TrainingError` for a loss that is not finite.
         """
         if part not in self._sent or part in self._finished:

@@ -43,8 +43,9 @@ def deal(
         with suppress(TaskError):
             found = _dealt(split, relays, owners, count)
             found_s = round_of(split, found, relays, micro_batches)
-            if found_s <= FASTER_SHARE * best_s:
-                best, best_s = found, found_s
+            if found_s > FASTER_SHARE * best_s:
+                break  # nor will more of them: each is a search of its own, in the loop's thread
+            best, best_s = found, found_s
     return best or _dealt(split, relays, owners, 1)  # raises: what is short, for people
 
 
@@ -85,20 +86,19 @@ def devices(lanes: Lanes) -> set[bytes]:
 
 
 def mended(split: Split, lanes: Lanes, lost: Collection[bytes], relays: Sequence[Offer]) -> Lanes:
-    """Each lane that lost a relay is mended among its own and the idle ones; where that does not do, all is dealt anew.
-
-    Raises `TaskError` when those who are left cannot hold it.
+    """Each lane that lost a relay, mended among its own and the idle ones; none where that does not do, and all must be
+    dealt anew.
     """
     left = [offer for offer in relays if offer.device not in lost]
     found = list(lanes)
-    try:
-        for place, lane in enumerate(lanes):
-            if any(hop.device in lost for hop in lane.hops):
-                taken = devices((*found[:place], *found[place + 1 :]))
-                free = [offer for offer in left if offer.device not in taken]
+    for place, lane in enumerate(lanes):
+        if any(hop.device in lost for hop in lane.hops):
+            taken = devices((*found[:place], *found[place + 1 :]))
+            free = [offer for offer in left if offer.device not in taken]
+            try:
                 found[place] = replace(lane, hops=mend(split, lane.hops, lost, free, len(lane.owners)))
-    except TaskError:
-        return deal(split, left, sorted(owner for lane in lanes for owner in lane.owners))
+            except TaskError:
+                return ()
     return tuple(found)
 
 

@@ -18,6 +18,7 @@ from functools import partial
 from p2pfusion.errors import RemoteError, TaskError
 from p2pfusion.hops.chains import Chain, backups, times
 from p2pfusion.hops.lanes import Lanes, deal, devices, have_room, lane_of, mended, peopled, round_of, seen
+from p2pfusion.hops.sending import BUSY_PAUSE_S, BUSY_TRIES
 from p2pfusion.hops.site import Site
 from p2pfusion.seams import Request
 from p2pfusion.wire.hops import Back, Hop, Offer, Take, Word, encode_back, encode_take
@@ -101,14 +102,18 @@ class Linking:
 
     # -- what a round asks ---------------------------------------------------------------------------------------------
 
-    async def seat(self, round_: int) -> None:
-        """Have a seat at every relay of the chain, their rounds open; however long that takes."""
+    async def seat(self, round_: int, *, is_begun: bool = False) -> None:
+        """Have a seat at every relay of the chain, their rounds open; however long that takes.
+
+        While a round `is_begun` a chain that is whole is not changed for a better one: that would begin it again.
+        """
         pause_s, since_s, told = PAUSE_S, self._site.now_s(), False
         while True:
             if not told and self._site.now_s() - since_s > TROUBLE_S:
                 told = True
                 self._site.warn(self._trouble or "waits for the relays of its chain, which are not ready yet")
-            self._reconsider()
+            if not is_begun or self._is_broken():
+                self._reconsider()
             lost, is_ready = await self._ask(round_)
             if lost:
                 self._move(partial(self._without, lost))
@@ -127,7 +132,7 @@ class Linking:
             if place is not None and hop.first <= place <= hop.last:
                 await self._ping(hop)
         self.epoch += 1
-        await self.seat(round_)
+        await self.seat(round_, is_begun=True)
         return self._since > before
 
     async def end(self, round_: int) -> None:
@@ -145,21 +150,30 @@ class Linking:
         relays, owners, planner = self._relays(), self._owners(), self._planner()
         here = {one.device for one in relays}
         said = seen(planner) if planner is not None else ()
-        if said and here >= devices(tuple(lane for lane in said if lane == lane_of(said, self.me))):
+        own = lane_of(said, self.me)
+        if own is not None and here >= devices((own,)):
             self._move(lambda: said)
-        elif devices(self.lanes) - here and self._is_concerned(here):
+        elif devices(self.lanes) - here and self._is_concerned():
             self._move(partial(self._without, devices(self.lanes) - here))
         elif not self.chain and (planner is not None or self._site.is_quiet()):
             self._move(lambda: self._deal(relays, owners))
         elif self.chain and planner is None and (here - self._planned_with or set(owners) - self._planned_for):
             self._move(lambda: self._better(relays, owners))
 
-    def _is_concerned(self, here: Collection[bytes]) -> bool:
+    def _is_concerned(self) -> bool:
         """Whether it is for me to replace who is gone: from my own chain, and as the planner from any."""
-        return self._planner() is None or any(hop.device not in here for hop in self.chain)
+        return self._planner() is None or self._is_broken()
+
+    def _is_broken(self) -> bool:
+        """Whether there is no chain, or a hop of it is not here."""
+        here = {one.device for one in self._relays()}
+        return not self.chain or any(hop.device not in here for hop in self.chain)
 
     def _without(self, lost: Collection[bytes]) -> Lanes:
-        return mended(self.split, peopled(self.lanes, self._owners()), lost, self._relays())
+        lanes = peopled(self.lanes, self._owners())
+        return mended(self.split, lanes, lost, self._relays()) or self._deal(
+            [one for one in self._relays() if one.device not in lost], self._owners()
+        )
 
     def _deal(self, relays: list[Offer], owners: list[bytes]) -> Lanes:
         config = self._site.config
@@ -243,7 +257,10 @@ class Linking:
         for hop in chain:
             word = Word(run=self.split.tag, owner=self.me, epoch=epoch, round=round_, batch=0, place=hop.first)
             with suppress(RemoteError):
-                await self._site.sender.word(hop.address, topic, word)
+                for _ in range(BUSY_TRIES):
+                    if (await self._site.sender.word(hop.address, topic, word)).status != 503:
+                        break
+                    await asyncio.sleep(BUSY_PAUSE_S)
 
     async def _call(self, hop: Hop, topic: str, body: bytes) -> int:
         request = Request("POST", f"/v1/hops/{topic}", body)

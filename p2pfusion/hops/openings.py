@@ -113,6 +113,12 @@ class Openings:
             opening.closed.set_result(_mean(opening.handed_in))
             self._changed()
 
+    def wait_again(self, shards: range) -> None:
+        """Somebody begins these shards' rounds once more: who is late is reckoned from now."""
+        for shard in shards:
+            if (opening := self._open.get(shard)) is not None and opening.first_s is not None:
+                opening.first_s = asyncio.get_running_loop().time()
+
     def late(self, now_s: float) -> list[tuple[int, bytes]]:
         """Shards with owners that have let the others wait too long."""
         return [

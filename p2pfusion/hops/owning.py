@@ -2,9 +2,11 @@
 first and last stage learn from them.
 
 It is an algorithm like any other, on the ledger of the owners' shard: the round begins with that shard's head and ends
-with one contribution. In between it speaks to relays: seats are taken, activations go out, gradients come back. A hop
-that is silent for the patience it has learnt, or says it failed, costs the batch under way: the chain is mended and
-training goes on with the next.
+with one contribution. In between it speaks to relays: seats are taken, activations go out, gradients come back. A batch
+that a hop is too slow for, by the patience it has learnt, or that it says it failed with, is lost, and training goes on
+with the next. Where another relay has to take a hop's place the round begins again with the same batches: what the lost
+one knew of it nobody else does, and a stage that had learnt less than its neighbours would fit none of them. So who
+carries the stages makes no difference to the model.
 
 Inputs and labels stay here: what leaves is what the first stage makes of the one and a gradient that the other leaves
 behind. Source: PAPERS.md 3.1; ours: patience, mending.
@@ -27,7 +29,7 @@ from p2pfusion.core.blueprint import Blueprint
 from p2pfusion.core.data import Batch, Data
 from p2pfusion.core.objectives import correct
 from p2pfusion.core.splitting import Ends
-from p2pfusion.errors import RemoteError, TrainingError
+from p2pfusion.errors import LocalError, RemoteError, TrainingError
 from p2pfusion.hops.drawing import Draws
 from p2pfusion.hops.linking import HopLost, Linking
 from p2pfusion.hops.sending import Topic
@@ -38,7 +40,9 @@ from p2pfusion.wire import tensors
 from p2pfusion.wire.hops import Passage, Word, decode_passage, decode_word
 
 LOST_MAX = 50
-"""Batches in a row that did not come back: relays that come and go lose one each; so many are somebody's mistake."""
+"""Batches in a row that did not come back: relays that are slow for a moment lose one each; so many are a mistake."""
+BEGUN_AGAIN_MAX = 20
+"""Times that one round begins again: relays that come and go so often carry nothing to its end."""
 TIMES_KEPT = 64
 """Batches that patience is learnt from, as the cadence keeps."""
 PREDICTED_SHARE = 4.0
@@ -96,6 +100,8 @@ class Owner:
         self._times_s: deque[float] = deque(maxlen=TIMES_KEPT)
         self._number = 0
         """Of the batch under way; every one has another."""
+        self._given_up = 0
+        """Of the batch that was given up last."""
 
     @property
     def genesis(self) -> Vector:
@@ -132,9 +138,8 @@ class Owner:
         while True:
             await self._site.bell(GOODBYES).wait(PATIENCE_MIN_S)
             place = self.linking.said_goodbye()
-            for waiting in self._waiting.values():
-                if place is not None and not waiting.done():
-                    waiting.set_exception(HopLost(place))
+            if place is not None:
+                self._give_up(HopLost(place))
 
     # -- a round -------------------------------------------------------------------------------------------------------
 
@@ -147,7 +152,14 @@ class Owner:
         if self._validation is not None and (ctx.round - 1) % self._evaluate_every == 0:
             await self._evaluate(ends, ctx.round)
         self._draws.begin()
+        begun_again = 0
         while (learnt := await self._train(ctx, ends)) is None:
+            begun_again += 1
+            if begun_again > BEGUN_AGAIN_MAX:
+                raise TrainingError(
+                    f"round {ctx.round} was begun {begun_again} times: relays come and go faster than a round takes; "
+                    f"make rounds shorter (steps_per_round), or leave out the relays that do not stay"
+                )
             self.figures.begun_again += 1
             self._draws.begin_again()
             ends = await self._ends(ctx, before)
@@ -181,7 +193,7 @@ class Owner:
                     ) from None
                 # Whoever was only slow is given more time; a hop that is gone is found by asking.
                 self._times_s.append(SLOWER * (loop.time() - begin_s))
-                ends.drop()
+                await self._compute.run(ends.drop)
                 if await self.linking.mend(error.place, ctx.round):
                     return None
                 continue
@@ -196,30 +208,46 @@ class Owner:
         head, count = self._head(round_), self._micro_batches
         pieces = list(zip(x.chunk(count), y.chunk(count), strict=True))
         heads = [replace(head, part=part, parts=len(pieces)) for part in range(len(pieces))]
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [
-                    group.create_task(self._micro_batch(one, ends, piece, len(piece[0]) / len(x)))
-                    for one, piece in zip(heads, pieces, strict=True)
-                ]
-        except BaseExceptionGroup as failed:  # the first is why the others ended
-            raise failed.exceptions[0] from None
-        return math.fsum(task.result() for task in tasks)
+        told = await asyncio.gather(
+            *(
+                self._micro_batch(one, ends, piece, len(piece[0]) / len(x))
+                for one, piece in zip(heads, pieces, strict=True)
+            ),
+            return_exceptions=True,
+        )
+        failed = [one for one in told if isinstance(one, BaseException)]
+        if failed:  # what is no lost hop is why the others were given up
+            raise next((one for one in failed if not isinstance(one, HopLost)), failed[0])
+        return math.fsum(one for one in told if not isinstance(one, BaseException))
 
     async def _micro_batch(self, head: Passage, ends: Ends, piece: Batch, share: float) -> float:
-        """`share` of a batch there and back: its part of the loss."""
+        """`share` of a batch there and back: its part of the loss. A batch of which one fails is given up."""
         (x, y), part, (first, last) = piece, head.part, self.split.owner_s
-        begin = partial(ends.begin, x, part, head.parts)
-        activation = await self._compute.run(begin, cost_s=share * first[0])
-        came = await self._through(head, "forward", self.linking.chain[0].address, activation)
-        finish = partial(ends.finish, came, y, part, share)
-        loss, gradient = await self._compute.run(finish, cost_s=share * (last[0] + last[1]))
-        back = await self._through(head, "backward", self.linking.chain[-1].address, gradient)
         try:
-            await self._compute.run(partial(ends.end, back, part), cost_s=share * first[1])
-        except ValueError:  # not the gradient of what was sent
-            raise HopLost(self.linking.chain[0].first) from None
+            begin = partial(ends.begin, x, part, head.parts)
+            activation = await self._compute.run(begin, cost_s=share * first[0])
+            came = await self._through(head, "forward", self.linking.chain[0].address, activation)
+            finish = partial(ends.finish, came, y, part, share)
+            loss, gradient = await self._compute.run(finish, cost_s=share * (last[0] + last[1]))
+            back = await self._through(head, "backward", self.linking.chain[-1].address, gradient)
+            try:
+                await self._compute.run(partial(ends.end, back, part), cost_s=share * first[1])
+            except ValueError:  # not the gradient of what was sent
+                raise HopLost(self.linking.chain[0].first) from None
+        except HopLost as error:
+            self._give_up(error)
+            raise
+        except LocalError:
+            self._give_up(HopLost(None))
+            raise
         return loss
+
+    def _give_up(self, why: HopLost) -> None:
+        """Nothing more is sent of the batch under way, or waited for."""
+        self._given_up = self._number
+        for waiting in self._waiting.values():
+            if not waiting.done():
+                waiting.set_exception(HopLost(why.place))
 
     def _head(self, round_: int, *, is_training: bool = True) -> Passage:
         self._number += 1
@@ -239,6 +267,8 @@ class Owner:
 
     async def _through(self, head: Passage, topic: Topic, address: str, tensor: torch.Tensor) -> torch.Tensor:
         """Send this way into the chain, and wait for what comes out of it. Raises `HopLost`."""
+        if head.batch == self._given_up:
+            raise HopLost(None)
         key, waiting = (topic, head.epoch, head.batch, head.part), asyncio.get_running_loop().create_future()
         self._waiting[key] = waiting
         place = self.linking.chain[0].first if topic == "forward" else self.linking.chain[-1].last

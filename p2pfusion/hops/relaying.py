@@ -25,12 +25,12 @@ from p2pfusion.hops.seats import FIRST, Doing, Figures, Job, Seat
 from p2pfusion.hops.site import Site
 from p2pfusion.seams import Reply, Request
 from p2pfusion.wire import tensors
-from p2pfusion.wire.hops import Passage, Take, Word, decode_passage, decode_take, decode_word
+from p2pfusion.wire.hops import PARTS_MAX, Passage, Take, Word, decode_passage, decode_take, decode_word
 
 SEATS_MAX = 128
 """Owners at one relay: each takes memory for a copy, and a hundred are the papers' largest figure."""
-QUEUE_MAX = 4 * SEATS_MAX
-"""Things to do at once: a batch, a step, an end and a drop of every seat. Whoever asks for more is told to wait."""
+QUEUE_MAX = (PARTS_MAX + 3) * SEATS_MAX
+"""Things to do at once: the micro-batches of a batch, a step, an end and a drop of every seat."""
 GONE_S = 3.0
 """An owner that is gone or goes through others, and that has asked for nothing for so long, has no seat."""
 READY, NOT_YET, ACCEPTED = Reply(200, b"ready"), Reply(202, b"not yet"), Reply(202, b"accepted")
@@ -92,10 +92,12 @@ class Relay:
         seat = self._seats.get(take.owner)
         if seat is not None and take.epoch < seat.take.epoch:
             return OLD
+        if seat is not None and seat.is_ending:
+            return NOT_YET  # what its copy learnt is handed in first
         others = [one.take for owner, one in self._seats.items() if owner != take.owner]
         if self._need_bytes([*others, take]) > self.memory_bytes or len(others) >= SEATS_MAX:
             return FULL
-        if seat is None or seat.shards != _shards(take) or (take.since > seat.take.epoch and not seat.is_ending):
+        if seat is None or seat.shards != _shards(take) or take.since > seat.take.epoch:
             seat = self._seated(take)
         elif take.epoch > seat.take.epoch:
             self._interrupt(seat)
@@ -105,7 +107,7 @@ class Relay:
         self._hold(seat.shards)
         self._stir(seat.shards)
         is_open = seat.copy is not None or self.openings.is_open(seat.shards, take.owner)
-        return READY if is_open and not seat.is_ending else NOT_YET
+        return READY if is_open else NOT_YET
 
     def _seated(self, take: Take) -> Seat:
         """A new seat in the place of the owner's old one, whose copy is void."""
@@ -116,6 +118,7 @@ class Relay:
             old.parked.clear()
             for shard in old.shards:
                 self.openings.close(shard)  # without its owner, if it is not among the new seat's
+            self.openings.wait_again(seat.shards)
             self._stir(old.shards)
         return seat
 
@@ -142,7 +145,10 @@ class Relay:
         if seat is None or word.run != self.split.tag:
             return NO_SEAT
         if topic == "leave" and word.epoch >= seat.take.epoch:  # it may have gone on without asking here again
-            self._leave(word.owner)
+            if seat.is_ending:
+                seat.is_leaving = True
+            else:
+                self._leave(word.owner)
             return ACCEPTED
         if word.epoch != seat.take.epoch:
             return NO_SEAT
@@ -164,6 +170,7 @@ class Relay:
         if seat is not None:
             seat.copy = None
             seat.parked.clear()
+            self._sender.forget(owner)
             for shard in seat.shards:
                 self.openings.close(shard)
             self._stir(seat.shards)
@@ -291,6 +298,8 @@ class Relay:
         copy, numbers = seat.copy, seat.numbers
         if copy is None:
             seat.is_ending = False
+            if seat.is_leaving:
+                self._leave(seat.take.owner)
             return
         values = await self._compute.run(lambda: copy.values)
         if seat.copy is not copy:
@@ -298,6 +307,8 @@ class Relay:
         seat.copy, seat.numbers, seat.is_ending = None, (), False
         for (shard, span), number in zip(self.split.sizes(*_ends(seat)), numbers, strict=True):
             self.openings.hand_in(shard, number, seat.take.owner, values[span], seat.samples)
+        if seat.is_leaving:
+            self._leave(seat.take.owner)
 
     def _unpark(self) -> None:
         """Rounds opened or closed: whoever waited is looked at again."""

@@ -56,6 +56,8 @@ class Seat:
     """What waits for its shards' rounds to open."""
     is_ending: bool = False
     """What its copy learnt is about to be handed in."""
+    is_leaving: bool = False
+    """Its owner goes as soon as that is done."""
     is_dropping: bool = False
     """What its copy keeps of a batch is about to be dropped."""
     is_stepping: bool = False

@@ -21,7 +21,7 @@ from p2pfusion.errors import RemoteError
 from p2pfusion.hops.switchboard import Switchboard
 from p2pfusion.seams import Compute, Reply, Request
 from p2pfusion.wire import tensors
-from p2pfusion.wire.hops import Passage, Take, Word, encode_passage, encode_word
+from p2pfusion.wire.hops import PARTS_MAX, Passage, Take, Word, encode_passage, encode_word
 
 HOP_DEADLINE_S = 60.0
 """One tensor on its way to a neighbour: 16 MiB on a link of 8 Mbit/s take 17 s. An owner gives up much sooner, by its
@@ -32,8 +32,9 @@ BUSY_TRIES = 5
 """A neighbour that is just finishing this owner's last step says busy for a moment."""
 BUSY_PAUSE_S = 0.05
 
-RESIDUALS_MAX = 128
-"""Owners' micro-batches of which the rest of a gradient is kept, one tensor each; the one that waited longest goes."""
+RESIDUALS_MAX = 128 * PARTS_MAX
+"""Micro-batches of which the rest of a gradient is kept: of as many owners as a relay has seats. Those of one owner
+together are as large as a gradient of its batch."""
 
 Topic = Literal["forward", "backward"]
 
@@ -44,13 +45,23 @@ class Sender:
     def __init__(self, board: Switchboard, compute: Compute, group: asyncio.TaskGroup, codec: str) -> None:
         """`codec`: of activations and gradients, a name of `wire.tensors.CODECS`."""
         self._board, self._compute, self._group, self._codec = board, compute, group, codec
-        self._residuals: dict[tuple[bytes, int], tensors.Array] = {}
-        """Touched by the executor's one thread of the lane `gate` only."""
+        self._residuals: dict[tuple[bytes, int], tuple[int, tensors.Array]] = {}
+        """By owner and micro-batch, with the epoch that it is of: in another the chain may be cut elsewhere, or the
+        round begun again. Touched by the executor's one thread of the lane `gate` only."""
 
     def pass_on(self, take: Take, topic: Topic, address: str, passage: Passage, output: torch.Tensor) -> None:
         """Send what became of the passage to a neighbour; its owner is told if that fails."""
         values = output.detach().to(torch.float32).cpu().numpy()
         self.spawn(self._pass_on(take, topic, address, passage, values))
+
+    def forget(self, owner: bytes) -> None:
+        """It has left: nothing of its gradients is kept."""
+        if self._codec == "topk":
+            self.spawn(self._compute.run(lambda: self._forget(owner), lane="gate"))
+
+    def _forget(self, owner: bytes) -> None:
+        for key in [key for key in self._residuals if key[0] == owner]:
+            del self._residuals[key]
 
     def spawn(self, what: Coroutine[object, object, None]) -> None:
         """Do it beside everything else."""
@@ -98,12 +109,13 @@ class Sender:
         if topic == "forward":
             return _passage(like, "bf16", values)
         key = (like.owner, like.part)
-        rest = self._residuals.pop(key, None)
-        whole = values + rest if rest is not None and rest.shape == values.shape else np.ascontiguousarray(values)
+        epoch, rest = self._residuals.pop(key, (-1, values))
+        fits = epoch == like.epoch and rest.shape == values.shape
+        whole = values + rest if fits else np.ascontiguousarray(values)
         payload = tensors.encode("topk", whole)
         if len(self._residuals) >= RESIDUALS_MAX:
             del self._residuals[next(iter(self._residuals))]
-        self._residuals[key] = whole - tensors.decode("topk", payload, whole.shape)
+        self._residuals[key] = like.epoch, whole - tensors.decode("topk", payload, whole.shape)
         return encode_passage(replace(like, codec="topk", shape=tuple(whole.shape), payload=payload))
 
 

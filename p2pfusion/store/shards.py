@@ -21,7 +21,22 @@ def shard_folder(folder: Path, shard: int, count: int) -> Path:
     return folder / f"shard-{shard}-of-{count}"
 
 
+def all_shards(folder: Path) -> list[Path]:
+    """The folders of all shards that a device's folder has, of whatever cuts."""
+    return sorted(path for path in folder.glob("shard-*") if path.is_dir() and is_shard(path))
+
+
 def shards_in(folder: Path) -> dict[int, Path]:
-    """The folders of the shards that a device's folder has, by number; empty for a node with a whole model."""
-    found = ((_SHARD.fullmatch(path.name), path) for path in folder.glob("shard-*") if path.is_dir())
-    return {int(match[1]): path for match, path in found if match is not None}
+    """Those of the cut that was saved last, by number; empty for a node with a whole model.
+
+    A network that is cut otherwise, as when its task was changed, leaves the folders of the cut before.
+    """
+    saved: dict[int, dict[int, Path]] = {}
+    newest: dict[int, float] = {}
+    for path in all_shards(folder):
+        number, count = (int(word) for word in _SHARD.fullmatch(path.name).groups())  # type: ignore[union-attr]
+        times = [file.stat().st_mtime for file in path.glob("checkpoint-*.safetensors")]
+        if times:
+            saved.setdefault(count, {})[number] = path
+            newest[count] = max(newest.get(count, 0.0), *times)
+    return saved[max(newest, key=lambda count: newest[count])] if newest else {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
@@ -27,11 +28,13 @@ SHA256 = hashlib.sha256(
 ).hexdigest()
 
 
-def save(folder: Path, shards: tuple[int, ...] = (0, 1, 2)) -> Path:
+def save(folder: Path, shards: tuple[int, ...] = (0, 1, 2), rounds: tuple[int, ...] = (8, 8, 8)) -> Path:
     for shard in shards:
         with FolderStore(shard_folder(folder, shard, len(SHARDS))) as store:
             store.save_checkpoint(
-                Checkpoint(run_id=b"r" * 32, round=8 + shard, chain=bytes([shard]) * 32, weight=3, model=SHARDS[shard])
+                Checkpoint(
+                    run_id=b"r" * 32, round=rounds[shard], chain=bytes([shard]) * 32, weight=3, model=SHARDS[shard]
+                )
             )
     return folder
 
@@ -74,3 +77,20 @@ def test_fresh_forgets_the_shards_too(tmp_path: Path) -> None:
     ]
     with pytest.raises(StoreError, match="nothing to export"):
         newest_folder(folder)
+
+
+def test_pieces_of_different_rounds_are_no_model(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="shards of rounds 8, 9, which are no model together"):
+        export_model(save(tmp_path / "fox", rounds=(8, 9, 8)), tmp_path / "model.safetensors")
+
+
+def test_what_another_cut_left_is_not_taken_and_is_forgotten_too(tmp_path: Path) -> None:
+    folder = tmp_path / "fox"
+    with FolderStore(shard_folder(folder, 1, 5)) as store:
+        store.save_checkpoint(Checkpoint(run_id=b"r" * 32, round=99, chain=b"c" * 32, weight=3, model=SHARDS[1]))
+    for saved in shard_folder(folder, 1, 5).glob("checkpoint-*"):
+        os.utime(saved, (1.0, 1.0))
+    assert export_model(save(folder), tmp_path / "model.safetensors").round == 8
+    forget(folder)
+    assert not list(folder.rglob("checkpoint-*"))
+    assert shards_in(folder) == {}

@@ -90,3 +90,13 @@ def test_micro_batches_do_not_make_a_relay_faster(those: list[RelayTimes], batch
     times = chain(1, *those)
     busiest_s = max(batches * (one.forward_s + one.backward_s) - one.step_s for one in those)
     assert busiest_s - 1e-9 <= round_s(times, batches, parts) <= round_s(times, batches) + 1e-9
+
+
+def test_micro_batches_do_not_make_a_link_or_an_owner_faster() -> None:
+    """One relay without time of its own: what is left is the owner's stages, and its link, four times a batch."""
+    relay = RelayTimes(forward_s=0.0, backward_s=0.0)
+    far = OwnerTimes(first_forward_s=0.0, first_backward_s=0.0, to_chain_s=8.0)
+    assert round_s(ChainTimes(owners=(far,), relays=(relay,)), 1, micro_batches=4) == pytest.approx(8.0 + 2.0)
+    slow = OwnerTimes(first_forward_s=4.0, first_backward_s=4.0, last_forward_s=2.0, last_backward_s=2.0)
+    for parts in (1, 2, 4):
+        assert round_s(ChainTimes(owners=(slow,), relays=(relay,)), 1, parts) >= 12.0 - 1e-9

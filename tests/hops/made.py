@@ -86,12 +86,16 @@ class Outbox:
 
     passed: list[tuple[str, str, int, torch.Tensor]] = field(default_factory=list)
     failed: list[tuple[bytes, int, int]] = field(default_factory=list)
+    forgotten: list[bytes] = field(default_factory=list)
 
     def pass_on(self, take: Take, topic: str, address: str, passage: Passage, output: torch.Tensor) -> None:
         self.passed.append((topic, address, passage.batch, output))
 
     def tell_failed(self, take: Take, passage: Passage, place: int) -> None:
         self.failed.append((take.owner, passage.batch, place))
+
+    def forget(self, owner: bytes) -> None:
+        self.forgotten.append(owner)
 
     def sent(self) -> list[tuple[str, int]]:
         return [(topic, batch) for topic, _, batch, _ in self.passed]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -62,12 +64,26 @@ def test_mended_lanes_are_whole_and_without_those_who_are_lost(
     relays, people = offers(*map(list, zip(*found, strict=True))), owners(many)
     try:
         before = deal(SPLIT, relays, people)
-        lost = data.draw(st.sets(st.sampled_from(sorted(devices(before))), min_size=1))
-        after = mended(SPLIT, before, lost, relays)
     except TaskError:
         return
-    check_all(after, relays, people)
-    assert not devices(after) & lost
+    lost = data.draw(st.sets(st.sampled_from(sorted(devices(before))), min_size=1))
+    after = mended(SPLIT, before, lost, relays)
+    if after:
+        check_all(after, relays, people)
+        assert not devices(after) & lost
+        assert [lane.owners for lane in after] == [lane.owners for lane in before]
+    else:  # some lane finds nobody idle with room for all of it
+        left = [one for one in relays if one.device not in lost]
+        idle = [one for one in left if one.device not in devices(before)]
+        assert (
+            all(
+                one.memory_bytes < SPLIT.memory_bytes(1, LAST, len(lane.owners))
+                for lane in before
+                if devices((lane,)) & lost
+                for one in idle
+            )
+            or len(before) > 1
+        )
 
 
 @given(st.lists(st.integers(0, 9), unique=True, min_size=1), st.lists(st.integers(0, 9), unique=True, min_size=1))
@@ -159,3 +175,28 @@ def test_a_lane_that_loses_its_only_relay_goes_over_to_the_other() -> None:
     left = street.devices[11]
     assert {hop.device for device in people(street) for hop in device.owner.linking.chain} == {left.me}
     assert [len(street.reports[host]) for host in OWNERS] == [5, 5, 5]
+
+
+def test_a_newcomer_finds_a_lane_and_when_the_planner_dies_the_others_go_on() -> None:
+    async def main() -> Street:
+        async with Street(split_of(hidden=(16, 16))) as street:
+            for host in (1, 2, 3):
+                street.start(host, rounds=12, patience_s=2.0, lanes=2)
+            for host in (11, 12):
+                street.start(host, owns=False, relay_bytes=10**6, patience_s=2.0)
+            await street.until(lambda: all(len(street.reports.get(host, [])) >= 2 for host in (1, 2, 3)))
+            street.start(4, rounds=12, patience_s=2.0, lanes=2)
+            await street.until(lambda: len(street.reports.get(4, [])) >= 2)
+            first = min((1, 2, 3, 4), key=lambda host: street.devices[host].me)
+            assert street.devices[first].owner.linking.planned
+            street.crash(first)
+            left = [host for host in (1, 2, 3, 4) if host != first]
+            await asyncio.gather(*(street.tasks[host] for host in left))
+            assert all(street.devices[host].done.status == "ok" for host in left)
+            assert len({street.devices[host].done.model_sha256 for host in left}) == 1
+            second = min(left, key=lambda host: street.devices[host].me)
+            placed = {owner for lane in street.devices[second].owner.linking.lanes for owner in lane.owners}
+            assert placed >= {street.devices[host].me for host in left}
+        return street
+
+    run(main, until_s=2000.0)

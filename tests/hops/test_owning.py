@@ -12,6 +12,7 @@ import torch
 
 from p2pfusion.core.splitting import Ends
 from p2pfusion.errors import RemoteError, TrainingError
+from p2pfusion.hops import owning
 from p2pfusion.hops.linking import HopLost, Linking
 from p2pfusion.hops.owning import Owner
 from p2pfusion.seams import Reply, Request
@@ -183,5 +184,78 @@ def test_an_activation_that_cannot_be_sent_ends_the_run_with_the_reason() -> Non
         home.way.error = ValueError("use smaller batches")
         with pytest.raises(TrainingError, match="use smaller batches"):
             await home.owner._batch(1, home.ends, X, Y)
+
+    at_home(main)
+
+
+# -- micro-batches ----------------------------------------------------------------------------------------------------
+
+
+def test_of_a_batch_in_pieces_one_lost_piece_ends_all_and_the_next_batch_learns() -> None:
+    async def main(home: Home) -> None:
+        home.owner._micro_batches = 2
+        before = home.ends.values
+        batch = await home.begin()
+        assert [one.part for _, _, one, _ in home.way.sent] == [0, 1]
+        home.failed(word(ME, epoch=3, batch=home.way.sent[-1][2].batch, place=2))
+        with pytest.raises(HopLost):
+            await batch
+        assert home.owner._waiting == {}
+        home.ends.drop()
+        assert (home.ends.values == before).all()
+        batch = await home.begin()
+        for topic in ("forward", "backward"):
+            for part in (1, 0):
+                assert home.come(topic, ACTIVATION[:2], part=part, parts=2) == 202
+            await settle()
+        assert await batch > 0
+        assert (home.ends.values != before).any()
+
+    at_home(main)
+
+
+def test_nothing_more_is_sent_of_a_batch_that_was_given_up() -> None:
+    async def main(home: Home) -> None:
+        home.owner._micro_batches = 4
+        home.way.error = RemoteError("nobody")
+        batch = await home.begin()
+        with pytest.raises(HopLost):
+            await batch
+        assert len(home.way.sent) == 1
+
+    at_home(main)
+
+
+def test_a_round_that_is_begun_again_and_again_ends_the_run_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(owning, "BEGUN_AGAIN_MAX", 3)
+
+    async def main(home: Home) -> None:
+        home.way.error = RemoteError("nobody")
+        home.owner.linking.seat = home.owner.linking.mend = nothing  # type: ignore[method-assign,assignment]
+
+        class Context:
+            round = 7
+
+            async def extract(self, sub_model: object) -> np.ndarray:
+                return home.owner.genesis
+
+            async def compute(self, work: Callable[[], Any], cost_s: float) -> Any:
+                return work()
+
+            def steps(self, most: int) -> int:
+                return most
+
+            def should_stop(self) -> bool:
+                return False
+
+        async def round_() -> None:
+            await home.owner.round(Context())  # type: ignore[arg-type]
+
+        with pytest.raises(TrainingError, match="round 7 was begun 4 times: relays come and go"):
+            await round_()
+        assert home.owner.figures.begun_again == 3
+
+    async def nothing(*arguments: object, **options: object) -> bool:
+        return True
 
     at_home(main)

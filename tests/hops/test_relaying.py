@@ -13,6 +13,7 @@ from torch import nn
 
 from p2pfusion.core.splitting import Copy
 from p2pfusion.errors import TaskError, WireError
+from p2pfusion.hops import relaying
 from p2pfusion.hops.openings import LATE_MIN_S, Learnt
 from p2pfusion.hops.relaying import (
     ACCEPTED,
@@ -30,7 +31,7 @@ from p2pfusion.hops.relaying import (
 from p2pfusion.seams import Reply, Request
 from p2pfusion.sim.loop import run
 from p2pfusion.wire import tensors
-from p2pfusion.wire.hops import Passage, encode_passage, encode_take, encode_word
+from p2pfusion.wire.hops import PARTS_MAX, Passage, encode_passage, encode_take, encode_word
 from tests.hops.made import ROOM, SPLIT, Gated, Outbox, address, device, settle, site, take, word
 from tests.node.parts import until
 
@@ -507,26 +508,74 @@ def test_who_goes_through_others_now_loses_its_seat_when_it_has_been_silent() ->
 # -- limits -----------------------------------------------------------------------------------------------------------
 
 
-def test_whoever_comes_and_goes_does_not_fill_the_queue() -> None:
+def test_whoever_comes_and_goes_does_not_fill_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    most = 50
+    monkeypatch.setattr(relaying, "QUEUE_MAX", most)
+
     async def main() -> None:
         bench = Bench()  # nobody works at it
         replies = []
-        for turn in range(QUEUE_MAX + 10):
+        for turn in range(most + 10):
             assert bench.take(1, epoch=turn + 1) in (READY, NOT_YET)
             replies.append(await bench.pass_("forward", 1, turn + 1, epoch=turn + 1))
-            bench.say("end", encode_word(word(1, epoch=turn + 1)))
             bench.say("leave", encode_word(word(1, epoch=turn + 1)))
         assert replies[0] == ACCEPTED
         assert replies[-1] == BUSY
-        assert bench.relay._queue.qsize() <= QUEUE_MAX
+        assert bench.relay._queue.qsize() <= most
         worker = asyncio.get_running_loop().create_task(bench.relay.run())
-        await settle(2 * QUEUE_MAX)
+        await settle(2 * most)
         await bench.begin(1, epoch=10**6)
         await bench.batch(1, 10**6, epoch=10**6)
         assert bench.steps() == 1
         worker.cancel()
 
     run(main, until_s=1000.0)
+
+
+def test_there_is_room_in_the_queue_for_all_micro_batches_of_all_seats() -> None:
+    assert QUEUE_MAX >= SEATS_MAX * (PARTS_MAX + 3)
+
+
+def test_what_a_copy_learnt_is_handed_in_though_its_owner_goes_on_to_another_chain() -> None:
+    """It says that its round is over, and leaves, or asks for another stage, before the relay has come to that."""
+
+    async def main(bench: Bench) -> None:
+        await bench.begin(1, 2)
+        for owner in (1, 2):
+            await bench.batch(owner, 1)
+        bench.compute.open.clear()
+        assert await bench.word("end", 1) == ACCEPTED
+        assert await bench.word("leave", 1) == ACCEPTED
+        assert await bench.word("end", 2) == ACCEPTED
+        assert bench.take(2, 2, 2, epoch=2) == NOT_YET
+        bench.compute.open.set()
+        await settle()
+        learnt = await bench.rounds[1]
+        assert learnt is not None
+        assert learnt.copies == 2
+        assert bench.relay.owners_at(1) == [device(2)]
+        assert bench.take(2, 2, 2, epoch=2) == NOT_YET
+        assert bench.relay.owners_at(1) == []
+
+    at_work(main)
+
+
+def test_who_begins_its_round_again_lets_the_others_wait_no_less() -> None:
+    async def main(bench: Bench) -> None:
+        loop = asyncio.get_running_loop()
+        await bench.begin(1, 2)
+        await until(loop.time() + 4.0)
+        await bench.batch(1, 1)
+        await bench.word("end", 1)
+        late_s = loop.time() + 4.0  # as long again as the first took
+        await until(late_s - 1.0)
+        assert bench.say("take", encode_take(take(2, 1, 2, epoch=2, since=2))) == READY
+        await until(late_s + 0.5)
+        assert bench.relay.openings.late(loop.time()) == []
+        await until(late_s + 8.0)
+        assert [owner for _, owner in bench.relay.openings.late(loop.time())] == [device(2)] * 2
+
+    at_work(main)
 
 
 def test_steps_that_others_overtake_do_not_pile_up() -> None:
