@@ -31,6 +31,9 @@ SECONDS_MAX = 1e6
 BYTES_MAX = 1 << 50
 """Of one block and batch: a petabyte is a typing mistake, and sums of a thousand such stay exact in an int."""
 BATCH_MAX = 1 << 24
+LEDGER_VECTORS = 5
+"""As long as the parameters, that whoever holds blocks keeps beside copies, for averaging: the sealed model, the
+residual, the slice a round starts from, a contribution on its way, what a fold makes anew. Snapshots are on disk."""
 BACKWARD_GRADIENTS = 2
 """While one copy goes backward a node holds the gradients behind and before an operation, as in `footprint`."""
 
@@ -120,14 +123,15 @@ class Profile:
         """What a device needs that holds blocks `start` to `stop - 1` for so many owners, a batch of each in flight.
 
         `paper`: `copies * sum(mu_j)`, mu_j being output and parameters (PAPERS.md 3.2). `full`: of every copy what
-        autograd keeps, the output on its way, parameters, gradients and optimiser state; and once, for copies go
-        backward one after the other, the gradients of its largest activation.
+        autograd keeps, the output on its way, parameters, gradients and optimiser state; and once what averaging needs,
+        and, for copies go backward one after the other, the gradients of its largest activation.
         """
         if mode == "paper":
             return copies * int(self._sum(start, stop, "output_bytes", "parameter_bytes"))
         copy = self._sum(start, stop, "kept_bytes", "parameter_bytes", "gradient_bytes", "optimiser_bytes")
         largest = max(self._outputs[start : stop + 1])
-        return copies * (int(copy) + self.output_bytes(stop)) + BACKWARD_GRADIENTS * largest
+        ledger = LEDGER_VECTORS * int(self._sum(start, stop, "parameter_bytes"))
+        return copies * (int(copy) + self.output_bytes(stop)) + ledger + BACKWARD_GRADIENTS * largest
 
     def _sum(self, start: int, stop: int, *names: str) -> Any:
         return sum(max(0, self._sums[name][stop] - self._sums[name][start]) for name in names)

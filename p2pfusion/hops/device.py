@@ -284,6 +284,9 @@ class Device:
         if back.run != self.split.tag or back.last >= self.split.shards.count or self.relay is None:
             return Reply(409, b"other run")
         shards = range(back.first, back.last + 1)
+        kept = [one for one in sorted({*shards, *self.holding.nodes} - {0}) if not self.relay.owners_at(one)]
+        if self.relay.taken_bytes + sum(map(self.split.ledger_bytes, kept)) > self.config.memory_bytes:
+            return Reply(503, b"full")
         self._hold(shards)
         self._wanted_s.update(dict.fromkeys(shards, self.site.now_s()))
         return Reply(202, b"accepted")

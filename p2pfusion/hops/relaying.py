@@ -250,7 +250,7 @@ class Relay:
         copy = seat.copy
         if copy is None or not self._is_current(job):
             return
-        began_s, cost_s = _now_s(), self.split.forward_s(*_ends(seat)) / passage.parts
+        began_s, cost_s = _now_s(), self.split.forward_s(*seat.ends) / passage.parts
         output = await self._compute.run(lambda: _forwarded(copy, passage), cost_s=cost_s)
         self.figures.forward_s += _now_s() - began_s
         if self._is_current(job):
@@ -275,7 +275,7 @@ class Relay:
         assert passage is not None
         if copy is None:
             raise ValueError("left behind meanwhile: the batch counts nowhere")
-        began_s, cost_s = _now_s(), self.split.backward_s(*_ends(seat)) - self.split.step_s(*_ends(seat))
+        began_s, cost_s = _now_s(), self.split.backward_s(*seat.ends) - self.split.step_s(*seat.ends)
         cost_s /= passage.parts
         back = await self._compute.run(lambda: copy.backward(_opened(passage), passage.part), cost_s=cost_s)
         self.figures.backward_s += _now_s() - began_s
@@ -289,7 +289,7 @@ class Relay:
     async def _step(self, seat: Seat) -> None:
         copy = seat.copy
         if copy is not None and copy.is_due:
-            await self._compute.run(copy.step, cost_s=self.split.step_s(*_ends(seat)))
+            await self._compute.run(copy.step, cost_s=self.split.step_s(*seat.ends))
             self.figures.batches += 1
             seat.samples += seat.batch
 
@@ -305,7 +305,7 @@ class Relay:
         if seat.copy is not copy:
             return  # it left meanwhile
         seat.copy, seat.numbers, seat.is_ending = None, (), False
-        for (shard, span), number in zip(self.split.sizes(*_ends(seat)), numbers, strict=True):
+        for (shard, span), number in zip(self.split.sizes(*seat.ends), numbers, strict=True):
             self.openings.hand_in(shard, number, seat.take.owner, values[span], seat.samples)
         if seat.is_leaving:
             self._leave(seat.take.owner)
@@ -340,10 +340,6 @@ def _forwarded(copy: Copy, passage: Passage) -> torch.Tensor:
 
 def _shards(take: Take) -> range:
     return range(take.first, take.last + 1)
-
-
-def _ends(seat: Seat) -> tuple[int, int]:
-    return seat.take.first, seat.take.last
 
 
 def _now_s() -> float:

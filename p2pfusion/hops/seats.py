@@ -68,6 +68,11 @@ class Seat:
     """What came back."""
 
     @property
+    def ends(self) -> tuple[int, int]:
+        """Its first and last shard."""
+        return self.take.first, self.take.last
+
+    @property
     def shards(self) -> range:
         return range(self.take.first, self.take.last + 1)
 

@@ -14,15 +14,11 @@ from blake3 import blake3
 
 from p2pfusion.core.blueprint import Blueprint
 from p2pfusion.core.genesis import genesis
-from p2pfusion.core.profiles import BlockCost, Profile
+from p2pfusion.core.profiles import LEDGER_VECTORS, BlockCost, Profile
 from p2pfusion.core.shards import Shards, part
 from p2pfusion.core.submodel import SubModel, Vector
 from p2pfusion.core.training import Recipe
 from p2pfusion.wire.hops import RUN_BYTES
-
-LEDGER_VECTORS = 5
-"""The sealed model, the residual, the slice that a round starts from, a contribution on its way, and what a fold makes
-anew; snapshots are on disk."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,11 +64,11 @@ class Split:
             start += size
 
     def memory_bytes(self, first: int, last: int, copies: int) -> int:
-        """What a relay needs for so many copies of that stage."""
+        """What a relay needs for so many copies of that stage, and for the ledgers of its shards."""
         return self.steps.memory_bytes(first, last + 1, copies)
 
     def ledger_bytes(self, shard: int) -> int:
-        """What holding a shard takes besides copies: `LEDGER_VECTORS` as long as the shard."""
+        """What holding a shard takes without copies, as a backup: `LEDGER_VECTORS` as long as the shard."""
         return 4 * LEDGER_VECTORS * SubModel(self.shards.blocks(shard)).size(self.blueprint)
 
     def forward_s(self, first: int, last: int) -> float:

@@ -161,9 +161,9 @@ def test_more_owners_than_a_plan_may_have_can_be_what_would_fill_it(planned: Cal
 def test_the_same_devices_without_hops_stand_beside_it(planned: Callable[..., Object]) -> None:
     line = ["--profile", PROFILE, "--relay", "1x,2GB", "--relay", "2x,2GB", "--owners", "6"]
     assert planned(*line)["side_by_side"]["owners"] == {"relay1": 2, "relay2": 4}
-    line[3], line[5] = "1x,1GB", "1x,1GB"
+    line[3], line[5] = "1x,1.2GB", "1x,1.2GB"
     assert planned(*line)["side_by_side"]["owners"] == {"relay1": 3, "relay2": 3}
-    line[3], line[5], line[7] = "1x,280MB", "1x,280MB", "1"
+    line[3], line[5], line[7] = "1x,400MB", "1x,400MB", "1"
     assert planned(*line)["side_by_side"] is None
 
 
@@ -203,7 +203,7 @@ def test_quiet_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
         (["digits", "--profile", PROFILE, "--relay", "1x"], 3, "10 blocks stem to head, the model has 3"),
         (["--profile", PROFILE, "--relay", "1x", "--first", "5", "--last", "5"], 3, "leaves none for a relay"),
         (["--profile", PROFILE, "--relay", "1x,1MB"], 3, "not even one owner fits"),
-        (["--profile", PROFILE, "--relay", "1x", "--owner", "1x,1MB"], 3, "an owner lacks 28.9 MB"),
+        (["--profile", PROFILE, "--relay", "1x", "--owner", "1x,1MB"], 3, "an owner lacks 29.1 MB"),
         (["--profile", PROFILE, "--relays", "missing.toml"], 3, "missing.toml: cannot be read as TOML"),
         (["digits", "--relay", "1x", "--save", "/nowhere/x.json"], 3, "/nowhere/x.json: cannot be written"),
         (["nonsense", "--relay", "1x"], 3, "no task is named"),

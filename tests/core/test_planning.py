@@ -169,8 +169,8 @@ def test_what_is_short_is_said_with_how_much_and_a_way_out() -> None:
     with pytest.raises(TaskError) as caught:
         plan(Order(profile=profile, relays=relays, owners=3))
     assert str(caught.value) == (
-        "plan: nothing fits: in the best split wren lacks 30.0 MB: b1 for 3 owners takes 120.0 MB and it has 90.0 MB; "
-        "take 2 owners at most, or add relays or memory"
+        "plan: nothing fits: in the best split wren lacks 80.0 MB: b1 for 3 owners takes 170.0 MB and it has 90.0 MB; "
+        "take 1 owner at most, or add relays or memory"
     )
     with pytest.raises(
         TaskError, match="not even one owner fits: let owners keep more blocks, or add relays or memory"

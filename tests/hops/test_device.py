@@ -262,3 +262,24 @@ def test_a_device_that_keeps_all_follows_every_shard_and_is_asked_for_no_copy() 
     assert keeper.relay is not None
     assert keeper.relay.figures.copies_most == 0
     assert sorted(street.devices[2].holding.nodes) == [0]
+
+
+def test_a_relay_without_room_for_another_ledger_keeps_no_backup() -> None:
+    """Two stages of a chain: each relay would be the other's backup, and has room for its own copies alone."""
+
+    def held(room: int) -> list[int]:
+        async def main() -> list[int]:
+            async with Street(split_of()) as street:
+                street.start(1, rounds=3)
+                for host in (3, 4):
+                    street.start(host, owns=False, relay_bytes=room)
+                await street.owners_done()
+                return sorted(len(street.devices[host].holding.nodes) for host in (3, 4))
+
+        return run(main, until_s=1000.0)
+
+    split = split_of()
+    last = split.shards.count - 1
+    stage = max(split.memory_bytes(1, 2, 1), split.memory_bytes(2, last, 1))
+    assert held(stage) == [1, last - 1]
+    assert held(ROOM) == [last, last]
