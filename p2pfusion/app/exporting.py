@@ -8,7 +8,7 @@ pieces (`pieces`). Works on the state folder of a finished, crashed or running n
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -64,6 +64,8 @@ class Exported:
     accuracy_round: int | None = None
     widths: Mapping[str, float | None] = field(default_factory=dict)
     """What there was to choose from, with what is known of it."""
+    shard_rounds: Sequence[int] = ()
+    """Of a model in pieces: the round that each shard's own ledger had come to."""
 
 
 def run_export(options: ExportOptions) -> int:
@@ -105,6 +107,8 @@ def words_of(exported: Exported) -> str:
     if exported.accuracy is not None:
         at = "" if exported.accuracy_round == exported.round else f" in round {exported.accuracy_round}"
         words.append(f"accuracy {percent(exported.accuracy)}{at}")
+    if len(set(exported.shard_rounds)) > 1:
+        words.append(f"its shards in rounds {', '.join(map(str, exported.shard_rounds))}")
     return ", ".join([*words, f"round {exported.round}", f"model {exported.model_sha256}"])
 
 
@@ -113,7 +117,7 @@ def export_model(folder: Path, file: Path, width: str = AUTO, option: str = WIDT
 
     `option` asked for it. Raises `StoreError`, `UsageError` for a width that the model does not hold.
     """
-    checkpoint, sha256 = put_together(folder) if shards_in(folder) else _whole(folder)
+    checkpoint, sha256, rounds = put_together(folder) if shards_in(folder) else _whole(folder)
     model = {name: np.asarray(values, np.float32) for name, values in checkpoint.model.items()}
     try:
         listed = unpack(checkpoint.parts.get(PART))
@@ -132,17 +136,18 @@ def export_model(folder: Path, file: Path, width: str = AUTO, option: str = WIDT
         accuracy=accuracy,
         accuracy_round=None if accuracy is None else listed.round,
         widths={one: network.accuracy for one, network in listed.networks.items()},
+        shard_rounds=rounds,
     )
     write_model(file, part, _metadata(exported, listed))
     return exported
 
 
-def _whole(folder: Path) -> tuple[Checkpoint, str]:
-    """Of a node that holds the whole model."""
+def _whole(folder: Path) -> tuple[Checkpoint, str, list[int]]:
+    """Of a node that holds the whole model: no shards."""
     checkpoint = newest_checkpoint(folder)
     # In blueprint order, as the checkpoint keeps it: the hash is over the flat model.
     flat = np.concatenate([np.asarray(values, np.float32).reshape(-1) for values in checkpoint.model.values()])
-    return checkpoint, model_sha256(flat)
+    return checkpoint, model_sha256(flat), []
 
 
 def chosen(listed: Listed, width: str, option: str) -> str | None:

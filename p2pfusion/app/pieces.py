@@ -20,10 +20,11 @@ from p2pfusion.store.folder import newest_checkpoint
 from p2pfusion.store.shards import shards_in
 
 
-def put_together(folder: Path) -> tuple[Checkpoint, str]:
-    """The newest of each shard as one checkpoint, and the SHA-256 that the run's devices said of it.
+def put_together(folder: Path) -> tuple[Checkpoint, str, list[int]]:
+    """The newest of each shard as one checkpoint, the SHA-256 that the run's devices said of it, and each one's round.
 
-    Raises `StoreError` where one is missing, or they are of different rounds: such pieces never were one model.
+    Every shard counts rounds for itself: one whose relay was lost has a round more or less than the owners' shard,
+    whose round is the checkpoint's. Raises `StoreError` where one is missing.
     """
     shards = shards_in(folder)
     count = max(int(path.name.rpartition("-")[2]) for path in shards.values())
@@ -33,12 +34,6 @@ def put_together(folder: Path) -> tuple[Checkpoint, str]:
             f"device that joined with --keep-all, or copy the others' folders shard-K-of-{count} there"
         )
     found = [newest_checkpoint(path) for _, path in sorted(shards.items())]
-    rounds = sorted({one.round for one in found})
-    if len(rounds) > 1:
-        raise StoreError(
-            f"{folder} holds shards of rounds {', '.join(map(str, rounds))}, which are no model together: let the run "
-            f"end (--until rounds=N), or name the folder of a device that was there to its end"
-        )
     flats = [np.concatenate([values.reshape(-1) for values in one.model.values()]) for one in found]
     hashes = b"".join(bytes.fromhex(model_sha256(np.asarray(flat, np.float32))) for flat in flats)
     whole = replace(
@@ -46,4 +41,4 @@ def put_together(folder: Path) -> tuple[Checkpoint, str]:
         chain=blake3(b"".join(one.chain for one in found)).digest(),
         model={name: values for one in found for name, values in one.model.items()},
     )
-    return whole, hashlib.sha256(hashes).hexdigest()
+    return whole, hashlib.sha256(hashes).hexdigest(), [one.round for one in found]

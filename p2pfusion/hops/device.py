@@ -99,7 +99,7 @@ class Device:
             directory=Directory(self.me, self.split.tag, SILENT_S),
             addresses=addresses,
         )
-        self.holding = Holding(self.site, self._took, group)
+        self.holding = Holding(self.site, self._took, group, self._is_learning)
         self._telling = Telling(self.site, self.holding)
         self.site.warn = self._telling.warn
         self._talking = Talking(self.site, self._offer)
@@ -213,11 +213,13 @@ class Device:
         )  # fmt: skip
 
     async def _settled(self, limit_s: float) -> None:
-        """Wait till everything that was contributed to any shard is sealed, as far as others and I know."""
+        """Wait till all owners are done and all that was contributed to any shard is sealed, as far as is known."""
         until_s = self.site.now_s() + limit_s
         while self.site.now_s() < until_s:
             shards = shards_of([*self.site.here(), *self.site.directory.left()], self.holding.held())
-            if len(shards) == self.split.shards.count and all(one.is_settled for one in shards.values()):
+            is_trained = any(offer.is_owner and offer.chain for offer in self.site.here())
+            is_whole = len(shards) == self.split.shards.count
+            if is_whole and not is_trained and all(one.is_settled for one in shards.values()):
                 return
             await self.site.bell(LIFE).wait(LOOK_S)
 
@@ -225,6 +227,9 @@ class Device:
         """An event of a shard's node."""
         trained = [one for one in self.holding.nodes if self._is_trained(one)]
         self._telling.take(shard, event, sorted(trained))
+
+    def _is_learning(self, shard: int) -> bool:
+        return self.relay is not None and self.relay.is_learning(shard)
 
     def _is_trained(self, shard: int) -> bool:
         return shard == 0 or (self.relay is not None and bool(self.relay.owners_at(shard)))
@@ -253,7 +258,7 @@ class Device:
             round=self.holding.nodes[0].state.ledger.newest if owner is not None else 0,
             memory_bytes=self.config.memory_bytes,
             batch_us=self.config.batch_us,
-            chain=owner.linking.chain if owner is not None else (),
+            chain=owner.linking.chain if owner is not None and not owner.linking.has_left else (),
             held=self.holding.held(),
             lanes=owner.linking.planned if owner is not None else (),
         )

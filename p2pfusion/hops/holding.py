@@ -25,12 +25,15 @@ from p2pfusion.wire.hops import HeldShard
 class Holding:
     """By shard. Nodes run in the given group until `leave`."""
 
-    def __init__(self, site: Site, took: Callable[[int, Event], None], group: asyncio.TaskGroup) -> None:
-        """`took` is called with every event of a shard's node."""
+    def __init__(
+        self, site: Site, took: Callable[[int, Event], None], group: asyncio.TaskGroup,
+        is_learning: Callable[[int], bool],
+    ) -> None:  # fmt: skip
+        """`took` is called with every event of a shard's node; `is_learning` says whether more of it is to come."""
         self.nodes: dict[int, Node] = {}
         self._entered: dict[int, Node] = {}
         """Those whose address is served already."""
-        self._site, self._took, self._group = site, took, group
+        self._site, self._took, self._group, self._is_learning = site, took, group, is_learning
         self._shared = Shared(site.doors.compute)
         self._lives: dict[int, asyncio.Task[None]] = {}
         self._hashes: dict[int, tuple[bytes, bytes]] = {}
@@ -101,7 +104,7 @@ class Holding:
             tip_round=ledger.tip.round,
             chain=ledger.tip.chain,
             model_sha256=known[1],
-            is_settled=ledger.newest <= ledger.tip.round,
+            is_settled=ledger.newest <= ledger.tip.round and not self._is_learning(shard),
         )
 
     async def leave(self) -> None:

@@ -54,6 +54,8 @@ class Linking:
         self.chain: Chain = ()
         self.lanes: Lanes = ()
         self.replanned = 0
+        self.has_left = False
+        """I train no more."""
         self._site = site
         self._since = 0
         """The epoch in which this chain began."""
@@ -140,8 +142,9 @@ class Linking:
         await self._say("end", self.chain, self.epoch, round_)
 
     async def leave(self) -> None:
-        """Give all seats back."""
+        """Give all seats back; others hear of no chain of mine any more."""
         await self._say("leave", self.chain, self.epoch)
+        self.has_left = True
 
     # -- how -----------------------------------------------------------------------------------------------------------
 

@@ -67,6 +67,8 @@ class Openings:
         self._changed = changed
         self._open: dict[int, _Opening] = {}
         self._numbers = count(1)
+        self.learnt: set[int] = set()
+        """Shards of which something was handed in that is not contributed yet."""
 
     async def collect(self, shard: int, values: Vector) -> Learnt | None:
         """Open the shard's round with these values and wait for its end; None: nobody trained."""
@@ -100,6 +102,7 @@ class Openings:
             return
         now_s = asyncio.get_running_loop().time()
         opening.handed_in[owner] = _HandedIn(after - opening.values, samples)
+        self.learnt.add(shard)
         opening.first_s = now_s if opening.first_s is None else opening.first_s
         self.close(shard)
 

@@ -62,6 +62,11 @@ class Relay:
         """Asks whether nobody trains this shard here at the moment."""
         return lambda: not self.owners_at(shard)
 
+    def is_learning(self, shard: int) -> bool:
+        """Whether something of this shard is learnt here, or was and is not contributed yet."""
+        seats = (self._seats[owner] for owner in self.owners_at(shard))
+        return shard in self.openings.learnt or any(seat.copy or seat.is_ending for seat in seats)
+
     @property
     def taken_bytes(self) -> int:
         """What all seats may take, as planned."""
@@ -298,9 +303,7 @@ class Relay:
         copy, numbers = seat.copy, seat.numbers
         if copy is None:
             seat.is_ending = False
-            if seat.is_leaving:
-                self._leave(seat.take.owner)
-            return
+            return self._leave(seat.take.owner) if seat.is_leaving else None
         values = await self._compute.run(lambda: copy.values)
         if seat.copy is not copy:
             return  # it left meanwhile

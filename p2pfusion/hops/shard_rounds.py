@@ -32,8 +32,11 @@ class ShardRounds:
     async def round(self, ctx: RoundContext) -> None:
         whole = self.blueprint.whole()
         learnt = await self._openings.collect(self.shard, await ctx.extract(whole))
-        if learnt is not None:
-            await ctx.contribute(whole, learnt.delta, learnt.samples, math.nan, float(learnt.copies))
+        try:
+            if learnt is not None:
+                await ctx.contribute(whole, learnt.delta, learnt.samples, math.nan, float(learnt.copies))
+        finally:
+            self._openings.learnt.discard(self.shard)
 
     def evaluate(self, model: Vector) -> Evaluation | None:
         """A shard alone answers nothing."""

@@ -79,9 +79,12 @@ def test_fresh_forgets_the_shards_too(tmp_path: Path) -> None:
         newest_folder(folder)
 
 
-def test_pieces_of_different_rounds_are_no_model(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="shards of rounds 8, 9, which are no model together"):
-        export_model(save(tmp_path / "fox", rounds=(8, 9, 8)), tmp_path / "model.safetensors")
+def test_rounds_that_differ_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "model.safetensors"
+    save(tmp_path / "fox", rounds=(8, 9, 8))
+    assert main(["export", str(file), "--state", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert out == f"wrote {file}: 13 parameters, its shards in rounds 8, 9, 8, round 8, model {SHA256}\n"
 
 
 def test_what_another_cut_left_is_not_taken_and_is_forgotten_too(tmp_path: Path) -> None:
