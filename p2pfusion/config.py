@@ -37,6 +37,8 @@ LABEL_BYTES_MAX = 64
 """Name of an axis or block: they travel in every manifest."""
 ADDRESSES_MAX = 4
 SHARDS_MAX = 64
+MICRO_BATCHES_MAX = 16
+"""Of one batch: more than a chain of hops has stages to fill."""
 DIGESTS_PER_REPORT_MAX = 64
 WEIGHT_MAX = 1 << 32
 VALUE_MAX = 1e20

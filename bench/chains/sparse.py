@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from bench.chains.run import RESULTS
-from bench.datasets import images
+from bench.datasets import Images, images
 from p2pfusion.core.data import as_data
 from p2pfusion.core.genesis import genesis
 from p2pfusion.core.objectives import correct, cross_entropy
@@ -97,10 +97,10 @@ def _step(ends: Ends, relays: Sequence[Copy], batch: tuple[torch.Tensor, torch.T
     ends.end(back)
 
 
-def _tested(ends: Ends, relays: Sequence[Copy], found: object) -> float:
+def _tested(ends: Ends, relays: Sequence[Copy], found: Images) -> float:
     right, size = 0, 250
     for start in range(0, TESTED, size):
-        x, y = map(torch.from_numpy, found.test.fetch(range(start, start + size)))  # type: ignore[attr-defined]
+        x, y = map(torch.from_numpy, found.test.fetch(range(start, start + size)))
         sent = ends.evaluate_first(x)
         for relay in relays:
             sent = relay.evaluate(sent)

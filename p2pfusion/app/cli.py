@@ -25,7 +25,7 @@ from click.core import ParameterSource
 from p2pfusion import __version__
 from p2pfusion.app import values
 from p2pfusion.app.moments import mark
-from p2pfusion.config import ALGORITHM_DEFAULT, CODEC_NAMES, COMMON_RATE_DEFAULT
+from p2pfusion.config import ALGORITHM_DEFAULT, CODEC_NAMES, COMMON_RATE_DEFAULT, MICRO_BATCHES_MAX
 from p2pfusion.errors import P2PFusionError, UsageError
 
 EXIT_INTERRUPTED = 130
@@ -80,8 +80,8 @@ _AGREED = _options(
     click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True,
                  help="Must be the same on all nodes."),
 )  # fmt: skip
-_MICRO_BATCHES = click.option("--micro-batches", type=click.IntRange(1, 16), default=1, show_default=True, metavar="N",
-                              help="Pieces of an owner's batch, so that few owners fill a chain.")  # fmt: skip
+_MICRO_BATCHES = click.option("--micro-batches", type=click.IntRange(1, MICRO_BATCHES_MAX), default=1, metavar="N",
+                              show_default=True, help="Pieces of an owner's batch: few then fill a chain.")  # fmt: skip
 _CHAINED = _options(
     click.option("--role", type=click.Choice(["owner", "relay", "both"]), default="owner", show_default=True,
                  help="With --algorithm mp_sl: train on own data, or hold the network's middle for others."),

@@ -27,13 +27,13 @@ def put_together(folder: Path) -> tuple[Checkpoint, str, list[int]]:
     whose round is the checkpoint's. Raises `StoreError` where one is missing.
     """
     shards = shards_in(folder)
-    count = max(int(path.name.rpartition("-")[2]) for path in shards.values())
-    if missing := [number for number in range(count) if number not in shards]:
+    there = [path for path in shards if path is not None]
+    if missing := [number for number, path in enumerate(shards) if path is None]:
         raise StoreError(
-            f"{folder} holds {len(shards)} of {count} shards (not {', '.join(map(str, missing))}): name a folder of a "
-            f"device that joined with --keep-all, or copy the others' folders shard-K-of-{count} there"
+            f"{folder} holds {len(there)} of {len(shards)} shards (not {', '.join(map(str, missing))}): name a "
+            f"folder of a device that joined with --keep-all, or copy the others' shard-K-of-{len(shards)} there"
         )
-    found = [newest_checkpoint(path) for _, path in sorted(shards.items())]
+    found = [newest_checkpoint(path) for path in there]
     flats = [np.concatenate([values.reshape(-1) for values in one.model.values()]) for one in found]
     hashes = b"".join(bytes.fromhex(model_sha256(np.asarray(flat, np.float32))) for flat in flats)
     whole = replace(

@@ -18,7 +18,6 @@ from functools import partial
 from p2pfusion.errors import RemoteError, TaskError
 from p2pfusion.hops.chains import Chain, backups, times
 from p2pfusion.hops.lanes import Lanes, deal, devices, have_room, lane_of, mended, peopled, round_of, seen
-from p2pfusion.hops.sending import BUSY_PAUSE_S, BUSY_TRIES
 from p2pfusion.hops.site import Site
 from p2pfusion.seams import Request
 from p2pfusion.wire.hops import Back, Hop, Offer, Take, Word, encode_back, encode_take
@@ -260,10 +259,7 @@ class Linking:
         for hop in chain:
             word = Word(run=self.split.tag, owner=self.me, epoch=epoch, round=round_, batch=0, place=hop.first)
             with suppress(RemoteError):
-                for _ in range(BUSY_TRIES):
-                    if (await self._site.sender.word(hop.address, topic, word)).status != 503:
-                        break
-                    await asyncio.sleep(BUSY_PAUSE_S)
+                await self._site.sender.word(hop.address, topic, word)
 
     async def _call(self, hop: Hop, topic: str, body: bytes) -> int:
         request = Request("POST", f"/v1/hops/{topic}", body)

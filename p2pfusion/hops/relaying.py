@@ -18,6 +18,7 @@ from itertools import count as numbers
 
 import torch
 
+from p2pfusion.config import MICRO_BATCHES_MAX
 from p2pfusion.core.splitting import Copy
 from p2pfusion.errors import LocalError, WireError
 from p2pfusion.hops.openings import Openings
@@ -25,11 +26,11 @@ from p2pfusion.hops.seats import FIRST, Doing, Figures, Job, Seat
 from p2pfusion.hops.site import Site
 from p2pfusion.seams import Reply, Request
 from p2pfusion.wire import tensors
-from p2pfusion.wire.hops import PARTS_MAX, Passage, Take, Word, decode_passage, decode_take, decode_word
+from p2pfusion.wire.hops import Passage, Take, Word, decode_passage, decode_take, decode_word
 
 SEATS_MAX = 128
 """Owners at one relay: each takes memory for a copy, and a hundred are the papers' largest figure."""
-QUEUE_MAX = (PARTS_MAX + 3) * SEATS_MAX
+QUEUE_MAX = (MICRO_BATCHES_MAX + 3) * SEATS_MAX
 """Things to do at once: the micro-batches of a batch, a step, an end and a drop of every seat."""
 GONE_S = 3.0
 """An owner that is gone or goes through others, and that has asked for nothing for so long, has no seat."""

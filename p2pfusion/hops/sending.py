@@ -17,11 +17,12 @@ from typing import Literal
 import numpy as np
 import torch
 
+from p2pfusion.config import MICRO_BATCHES_MAX
 from p2pfusion.errors import RemoteError
 from p2pfusion.hops.switchboard import Switchboard
 from p2pfusion.seams import Compute, Reply, Request
 from p2pfusion.wire import tensors
-from p2pfusion.wire.hops import PARTS_MAX, Passage, Take, Word, encode_passage, encode_word
+from p2pfusion.wire.hops import Passage, Take, Word, encode_passage, encode_word
 
 HOP_DEADLINE_S = 60.0
 """One tensor on its way to a neighbour: 16 MiB on a link of 8 Mbit/s take 17 s. An owner gives up much sooner, by its
@@ -32,7 +33,7 @@ BUSY_TRIES = 5
 """A neighbour that is just finishing this owner's last step says busy for a moment."""
 BUSY_PAUSE_S = 0.05
 
-RESIDUALS_MAX = 128 * PARTS_MAX
+RESIDUALS_MAX = 128 * MICRO_BATCHES_MAX
 """Micro-batches of which the rest of a gradient is kept: of as many owners as a relay has seats. Those of one owner
 together are as large as a gradient of its batch."""
 
@@ -78,15 +79,9 @@ class Sender:
         size that the codec cannot say.
         """
         body = await self._compute.run(lambda: self._body(topic, like, values), lane="gate")
-        for _ in range(BUSY_TRIES):
-            request = Request("POST", f"/v1/hops/{topic}", body)
-            reply = await self._board.call(address, request, deadline_s=HOP_DEADLINE_S)
-            if reply.status == 202:
-                return
-            if reply.status != 503:
-                break
-            await asyncio.sleep(BUSY_PAUSE_S)
-        raise RemoteError(f"{address} did not take a batch: {reply.status}")
+        reply = await self._post(address, topic, body, HOP_DEADLINE_S)
+        if reply.status != 202:
+            raise RemoteError(f"{address} did not take a batch: {reply.status}")
 
     def tell_failed(self, take: Take, passage: Passage, place: int) -> None:
         """Tell the owner, soon, that its batch stopped at this shard."""
@@ -100,8 +95,17 @@ class Sender:
 
     async def word(self, address: str, topic: str, word: Word) -> Reply:
         """Say something short. Raises `RemoteError`."""
-        request = Request("POST", f"/v1/hops/{topic}", encode_word(word))
-        return await self._board.call(address, request, deadline_s=WORD_DEADLINE_S)
+        return await self._post(address, topic, encode_word(word), WORD_DEADLINE_S)
+
+    async def _post(self, address: str, topic: str, body: bytes, deadline_s: float) -> Reply:
+        """The answer of a neighbour, who is asked again while it says that it is busy."""
+        request = Request("POST", f"/v1/hops/{topic}", body)
+        for _ in range(BUSY_TRIES - 1):
+            reply = await self._board.call(address, request, deadline_s=deadline_s)
+            if reply.status != 503:
+                return reply
+            await asyncio.sleep(BUSY_PAUSE_S)
+        return await self._board.call(address, request, deadline_s=deadline_s)
 
     def _body(self, topic: Topic, like: Passage, values: tensors.Array) -> bytes:
         if self._codec != "topk":

@@ -31,8 +31,8 @@ class ShardRounds:
 
     async def round(self, ctx: RoundContext) -> None:
         whole = self.blueprint.whole()
-        learnt = await self._openings.collect(self.shard, await ctx.extract(whole))
         try:
+            learnt = await self._openings.collect(self.shard, await ctx.extract(whole))
             if learnt is not None:
                 await ctx.contribute(whole, learnt.delta, learnt.samples, math.nan, float(learnt.copies))
         finally:

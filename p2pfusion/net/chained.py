@@ -14,7 +14,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
 
-from p2pfusion.config import NodeConfig, RunConfig
+from p2pfusion.config import MICRO_BATCHES_MAX, NodeConfig, RunConfig
 from p2pfusion.core.submodel import SubModel
 from p2pfusion.errors import UsageError
 from p2pfusion.hops.device import Device, Owning
@@ -27,7 +27,6 @@ from p2pfusion.net.mdns import MdnsDiscovery
 from p2pfusion.store.folder import FolderStore
 from p2pfusion.store.memory import MemoryStore
 from p2pfusion.store.shards import shard_folder
-from p2pfusion.wire.hops import PARTS_MAX
 
 if TYPE_CHECKING:
     from p2pfusion.core.blueprint import Blueprint
@@ -145,8 +144,8 @@ async def chained_device(  # noqa: PLR0913 - the embedding facade: every argumen
 
     if role not in ("owner", "relay", "both"):
         raise UsageError(f"role = {role!r}: must be owner, relay or both")
-    if not 1 <= micro_batches <= PARTS_MAX:
-        raise UsageError(f"micro_batches = {micro_batches}: must be 1 to {PARTS_MAX}")
+    if not 1 <= micro_batches <= MICRO_BATCHES_MAX:
+        raise UsageError(f"micro_batches = {micro_batches}: must be 1 to {MICRO_BATCHES_MAX}")
     host, _ = listening(listen)
     give_back_large_blocks()
     pieces = piecewise(task, seed, part, role) if isinstance(task, Task) else task

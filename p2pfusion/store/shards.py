@@ -11,9 +11,15 @@ from pathlib import Path
 _SHARD = re.compile(r"shard-(\d+)-of-(\d+)")
 
 
+def _numbers(folder: Path) -> tuple[int, int] | None:
+    """Which shard's it is, and of how many; None for any other folder."""
+    match = _SHARD.fullmatch(folder.name)
+    return None if match is None else (int(match[1]), int(match[2]))
+
+
 def is_shard(folder: Path) -> bool:
     """Whether it is one shard's, of a device's folder."""
-    return _SHARD.fullmatch(folder.name) is not None
+    return _numbers(folder) is not None
 
 
 def shard_folder(folder: Path, shard: int, count: int) -> Path:
@@ -26,17 +32,18 @@ def all_shards(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("shard-*") if path.is_dir() and is_shard(path))
 
 
-def shards_in(folder: Path) -> dict[int, Path]:
-    """Those of the cut that was saved last, by number; empty for a node with a whole model.
+def shards_in(folder: Path) -> list[Path | None]:
+    """Those of the cut that was saved last, by number, None for one that is not here; nothing where none was saved.
 
     A network that is cut otherwise, as when its task was changed, leaves the folders of the cut before.
     """
-    saved: dict[int, dict[int, Path]] = {}
-    newest: dict[int, float] = {}
+    saved: list[tuple[float, int, int, Path]] = []
     for path in all_shards(folder):
-        number, count = (int(word) for word in _SHARD.fullmatch(path.name).groups())  # type: ignore[union-attr]
-        times = [file.stat().st_mtime for file in path.glob("checkpoint-*.safetensors")]
-        if times:
-            saved.setdefault(count, {})[number] = path
-            newest[count] = max(newest.get(count, 0.0), *times)
-    return saved[max(newest, key=lambda count: newest[count])] if newest else {}
+        numbers, times = _numbers(path), [file.stat().st_mtime for file in path.glob("checkpoint-*.safetensors")]
+        if numbers is not None and times:
+            saved.append((max(times), *numbers, path))
+    if not saved:
+        return []
+    _, _, count, _ = max(saved)
+    mine = {number: path for _, number, of, path in saved if of == count}
+    return [mine.get(number) for number in range(count)]

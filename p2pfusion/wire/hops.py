@@ -17,7 +17,7 @@ from itertools import pairwise
 from math import prod
 from typing import Any, TypeVar
 
-from p2pfusion.config import ADDRESSES_MAX, GOSSIP_BYTES_MAX, NAME_BYTES_MAX, SHARDS_MAX
+from p2pfusion.config import ADDRESSES_MAX, GOSSIP_BYTES_MAX, MICRO_BATCHES_MAX, NAME_BYTES_MAX, SHARDS_MAX
 from p2pfusion.errors import WireError
 from p2pfusion.wire import tensors
 from p2pfusion.wire.codec import TAG_BYTES, frame, unframe
@@ -28,7 +28,7 @@ from p2pfusion.wire.routes import HOP_BYTES_MAX
 from p2pfusion.wire.schema import address, binary, flag, integer, many, record, text, where
 
 __all__ = [
-    "DEVICES_MAX", "HOPS_MAX", "LANES_MAX", "PARTS_MAX",
+    "DEVICES_MAX", "HOPS_MAX", "LANES_MAX", "MICRO_BATCHES_MAX",
     "Back", "HeldShard", "Hop", "Lane", "Offer", "Offers", "Passage", "Take", "Word",
     "decode_back", "decode_offers", "decode_passage", "decode_take", "decode_word",
     "encode_back", "encode_offers", "encode_passage", "encode_take", "encode_word", "fit",
@@ -45,8 +45,6 @@ HOPS_MAX = 16
 """In one chain: a longer one waits for its own links."""
 LANES_MAX = 8
 """Chains beside each other: with more of them every shard would have more holders than its ledger needs."""
-PARTS_MAX = 16
-"""Micro-batches of one batch: more than a chain has stages to fill."""
 MEMORY_BYTES_MAX = 1 << 50
 """What a device may say it gives: 1 PiB, more than any has."""
 LENGTH_BYTES = 4
@@ -137,8 +135,8 @@ HEADER = where(
         epoch=_COUNT,
         round=_COUNT,
         batch=_COUNT,
-        part=integer(0, PARTS_MAX - 1),
-        parts=integer(1, PARTS_MAX),
+        part=integer(0, MICRO_BATCHES_MAX - 1),
+        parts=integer(1, MICRO_BATCHES_MAX),
         is_training=flag(),
         codec=tensors.CODEC,
         shape=tensors.SHAPE,

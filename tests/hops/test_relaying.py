@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from p2pfusion.config import MICRO_BATCHES_MAX
 from p2pfusion.core.splitting import Copy
 from p2pfusion.errors import TaskError, WireError
 from p2pfusion.hops import relaying
@@ -31,7 +32,7 @@ from p2pfusion.hops.relaying import (
 from p2pfusion.seams import Reply, Request
 from p2pfusion.sim.loop import run
 from p2pfusion.wire import tensors
-from p2pfusion.wire.hops import PARTS_MAX, Passage, encode_passage, encode_take, encode_word
+from p2pfusion.wire.hops import Passage, encode_passage, encode_take, encode_word
 from tests.hops.made import ROOM, SPLIT, Gated, Outbox, address, device, settle, site, take, word
 from tests.node.parts import until
 
@@ -533,7 +534,7 @@ def test_whoever_comes_and_goes_does_not_fill_the_queue(monkeypatch: pytest.Monk
 
 
 def test_there_is_room_in_the_queue_for_all_micro_batches_of_all_seats() -> None:
-    assert QUEUE_MAX >= SEATS_MAX * (PARTS_MAX + 3)
+    assert QUEUE_MAX >= SEATS_MAX * (MICRO_BATCHES_MAX + 3)
 
 
 def test_what_a_copy_learnt_is_handed_in_though_its_owner_goes_on_to_another_chain() -> None:

@@ -123,6 +123,11 @@ def test_an_owner_that_does_not_hear_is_left_alone() -> None:
 # -- a tenth of the gradients -----------------------------------------------------------------------------------------
 
 
+def sparse(group: asyncio.TaskGroup) -> tuple[Board, Sender]:
+    board = Board(lambda to, request: Reply(202))
+    return board, Sender(board, Gated(), group, "topk")  # type: ignore[arg-type]
+
+
 async def decoded(
     sender: Sender, board: Board, topic: str, like: Passage, values: np.ndarray
 ) -> tuple[str, np.ndarray]:
@@ -133,8 +138,7 @@ async def decoded(
 
 def test_what_topk_left_out_of_a_gradient_comes_with_the_next_ones() -> None:
     async def main(group: asyncio.TaskGroup) -> None:
-        board, rng = Board(lambda to, request: Reply(202)), np.random.default_rng(0)
-        sender = Sender(board, Gated(), group, "topk")  # type: ignore[arg-type]
+        (board, sender), rng = sparse(group), np.random.default_rng(0)
         given = [rng.standard_normal((8, 64)).astype(np.float32) for _ in range(40)]
         came = [await decoded(sender, board, "backward", LIKE, one) for one in given]
         assert {codec for codec, _ in came} == {"topk"}
@@ -150,8 +154,7 @@ def test_what_topk_left_out_of_a_gradient_comes_with_the_next_ones() -> None:
 
 def test_activations_are_sent_whole_beside_sparse_gradients_and_a_batch_of_another_size_begins_anew() -> None:
     async def main(group: asyncio.TaskGroup) -> None:
-        board = Board(lambda to, request: Reply(202))
-        sender = Sender(board, Gated(), group, "topk")  # type: ignore[arg-type]
+        board, sender = sparse(group)
         values = np.random.default_rng(0).standard_normal((8, 64)).astype(np.float32)
         codec, came = await decoded(sender, board, "forward", LIKE, values)
         assert codec == "bf16"
@@ -168,8 +171,7 @@ def test_so_many_remainders_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sending, "RESIDUALS_MAX", 5)
 
     async def main(group: asyncio.TaskGroup) -> None:
-        board = Board(lambda to, request: Reply(202))
-        sender = Sender(board, Gated(), group, "topk")  # type: ignore[arg-type]
+        _, sender = sparse(group)
         for number in range(8):
             await sender.send("backward", NEXT, replace(LIKE, owner=device(number)), VALUES)
         assert list(sender._residuals) == [(device(number), 0) for number in range(3, 8)]
@@ -179,8 +181,7 @@ def test_so_many_remainders_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_was_left_out_in_another_epoch_or_of_who_has_left_is_nobodys() -> None:
     async def main(group: asyncio.TaskGroup) -> None:
-        board = Board(lambda to, request: Reply(202))
-        sender = Sender(board, Gated(), group, "topk")  # type: ignore[arg-type]
+        board, sender = sparse(group)
         values = np.random.default_rng(0).standard_normal((8, 64)).astype(np.float32)
         _, first = await decoded(sender, board, "backward", LIKE, values)
         _, second = await decoded(sender, board, "backward", LIKE, values)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from p2pfusion.config import ADDRESSES_MAX, GOSSIP_BYTES_MAX, NAME_BYTES_MAX, SHARDS_MAX
+from p2pfusion.config import ADDRESSES_MAX, GOSSIP_BYTES_MAX, MICRO_BATCHES_MAX, NAME_BYTES_MAX, SHARDS_MAX
 from p2pfusion.errors import WireError
 from p2pfusion.wire import codec, hops, tensors
 from p2pfusion.wire.hops import Back, HeldShard, Hop, Lane, Offer, Offers, Passage, Take, Word, fit
@@ -144,7 +144,7 @@ def passages(draw: st.DrawFn) -> Passage:
     least, most = tensors.size_range(name, array.size)
     payload = draw(st.just(tensors.encode(name, array)) | st.binary(min_size=least, max_size=most))
     ids, counts = wire.peer_ids, wire.counts
-    parts = draw(st.integers(1, hops.PARTS_MAX))
+    parts = draw(st.integers(1, MICRO_BATCHES_MAX))
     return Passage(
         run=draw(ids),
         owner=draw(ids),
@@ -484,7 +484,7 @@ def test_an_offer_that_is_not_fit_is_our_own_mistake():
 
 # -- passages ---------------------------------------------------------------------------------------------------------
 
-LONG_HEAD = (RUN, PEER, INTEGER_MAX, INTEGER_MAX, INTEGER_MAX, hops.PARTS_MAX - 1, hops.PARTS_MAX, True, "fp32")
+LONG_HEAD = (RUN, PEER, INTEGER_MAX, INTEGER_MAX, INTEGER_MAX, MICRO_BATCHES_MAX - 1, MICRO_BATCHES_MAX, True, "fp32")
 
 
 def test_hop_bytes_max():
@@ -533,7 +533,7 @@ def test_counts_of_a_passage(field):
 
 
 def test_parts_of_a_passage():
-    most = hops.PARTS_MAX
+    most = MICRO_BATCHES_MAX
     for part, parts, belongs in (
         (0, 1, True), (most - 1, most, True), (0, most, True), (1, 1, False), (4, 3, False), (0, 0, False),
         (-1, 1, False), (most, most + 1, False), (0, most + 1, False),
