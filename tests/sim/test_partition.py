@@ -118,6 +118,7 @@ def learnt() -> list[tuple[float, float, float]]:
     return told
 
 
+@pytest.mark.timeout(600)  # five runs of real training: two minutes of a core that has nothing else to do
 def test_the_healed_model_is_no_worse_than_the_better_half(learnt):
     """After the rounds that are left: the average of two models that went apart for a minute must be trained on."""
     better, grafted, final = (fmean(accuracies) for accuracies in zip(*learnt, strict=True))
