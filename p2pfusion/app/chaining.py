@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from p2pfusion.app.joining import JoinOptions, numeric_address, part_of
 from p2pfusion.app.session import Following, Session, follow
-from p2pfusion.app.states import choose, forget
+from p2pfusion.app.states import chosen, forget
 from p2pfusion.app.tasks import find_task
 from p2pfusion.app.values import Until
 from p2pfusion.app.words import data_size
@@ -53,43 +53,43 @@ def chained(options: JoinOptions, view: View) -> Piecewise:
 
 async def join_chain(options: JoinOptions, pieces: Piecewise, view: View) -> DoneLine | None:
     """Join, train or relay, leave. Raises `P2PFusionError`."""
-    name, folder = choose(options.swarm, options.name, options.state)
-    if options.fresh:
-        forget(folder)
-    goal = options.until or Until()
-    view.note(f"you are {name}, {_ROLES[options.role]}; state is kept in {folder}; Ctrl-C leaves")
-    gossip = GossipConfig() if options.quiet_period is None else GossipConfig(quiet_s=options.quiet_period)
-    session = Session(name, pieces.split.blueprint, view, _HINT)
+    with chosen(options.swarm, options.name, options.state) as (name, folder):
+        if options.fresh:
+            forget(folder)
+        goal = options.until or Until()
+        view.note(f"you are {name}, {_ROLES[options.role]}; state is kept in {folder}; Ctrl-C leaves")
+        gossip = GossipConfig() if options.quiet_period is None else GossipConfig(quiet_s=options.quiet_period)
+        session = Session(name, pieces.split.blueprint, view, _HINT)
 
-    @asynccontextmanager
-    async def device() -> AsyncIterator[Following]:
-        async with chained_device(
-            pieces,
-            swarm=options.swarm,
-            name=name,
-            role=options.role,
-            memory_bytes=options.memory,
-            listen=numeric_address(options.listen, "--listen"),
-            state=folder,
-            seed=options.seed,
-            hop_codec=options.hop_codec,
-            micro_batches=options.micro_batches,
-            keeps_all=options.keeps_all,
-            codec=options.codec,
-            codec_density=options.density,
-            budget_bytes_per_h=options.budget,
-            min_peers=options.min_peers,
-            wait_s=options.wait,
-            until_rounds=goal.rounds,
-            timeout_s=options.timeout,
-            peers=tuple(numeric_address(address, "--peer") for address in options.peers),
-            gossip=gossip,
-            cadence=CadenceConfig(adapt_steps=False),
-            limit_bytes_per_s=options.limit_rate,
-        ) as joined:
-            yield joined
+        @asynccontextmanager
+        async def device() -> AsyncIterator[Following]:
+            async with chained_device(
+                pieces,
+                swarm=options.swarm,
+                name=name,
+                role=options.role,
+                memory_bytes=options.memory,
+                listen=numeric_address(options.listen, "--listen"),
+                state=folder,
+                seed=options.seed,
+                hop_codec=options.hop_codec,
+                micro_batches=options.micro_batches,
+                keeps_all=options.keeps_all,
+                codec=options.codec,
+                codec_density=options.density,
+                budget_bytes_per_h=options.budget,
+                min_peers=options.min_peers,
+                wait_s=options.wait,
+                until_rounds=goal.rounds,
+                timeout_s=options.timeout,
+                peers=tuple(numeric_address(address, "--peer") for address in options.peers),
+                gossip=gossip,
+                cadence=CadenceConfig(adapt_steps=False),
+                limit_bytes_per_s=options.limit_rate,
+            ) as joined:
+                yield joined
 
-    return await follow(device(), session, leave_on_eof=options.leave_on_eof)
+        return await follow(device(), session, leave_on_eof=options.leave_on_eof)
 
 
 _ROLES = {"owner": "an owner of data", "relay": "a relay", "both": "an owner of data and a relay"}

@@ -149,48 +149,48 @@ async def _join(options: JoinOptions, prepared: Prepared, view: View) -> DoneLin
     from p2pfusion.algorithms.presets import Terms
     from p2pfusion.app.placing import explained
     from p2pfusion.app.session import Session, follow
-    from p2pfusion.app.states import choose, forget
+    from p2pfusion.app.states import chosen, forget
     from p2pfusion.net.lan import lan_node
     from p2pfusion.net.settling import settle
 
     peers = tuple(numeric_address(address, "--peer") for address in options.peers)
     listen = numeric_address(options.listen, "--listen")
-    name, folder = choose(options.swarm, options.name, options.state)
-    if options.fresh:
-        forget(folder)
-    goal = options.until or Until()
-    view.note(f"you are {name}; state is kept in {folder}; Ctrl-C leaves")
-    terms = Terms(common_rate=options.common, outer_momentum=options.momentum)
-    settled = await settle(prepared, options.algorithm, device=options.device, rate=options.rate, terms=terms)
-    gossip = GossipConfig() if options.quiet_period is None else GossipConfig(quiet_s=options.quiet_period)
-    context = lan_node(
-        prepared,
-        swarm=options.swarm,
-        name=name,
-        algorithm=options.algorithm,
-        common=options.common,
-        outer_momentum=options.momentum,
-        listen=listen,
-        state=folder,
-        seed=options.seed,
-        device=settled,
-        min_peers=options.min_peers,
-        wait_s=options.wait,
-        until_rounds=goal.rounds,
-        until_accuracy=goal.accuracy,
-        timeout_s=options.timeout,
-        peers=peers,
-        gossip=gossip,
-        codec=options.codec,
-        codec_density=options.density,
-        budget_bytes_per_h=options.budget,
-        limit_bytes_per_s=options.limit_rate,
-    )
-    if (words := explained(settled)) is not None:
-        view.note(words)
-    session = Session(name, prepared.blueprint, view, _HINT)
-    telling = _measured(_telling(context, folder, goal, session), options.metrics, view)
-    return await follow(telling, session, leave_on_eof=options.leave_on_eof)
+    with chosen(options.swarm, options.name, options.state) as (name, folder):
+        if options.fresh:
+            forget(folder)
+        goal = options.until or Until()
+        view.note(f"you are {name}; state is kept in {folder}; Ctrl-C leaves")
+        terms = Terms(common_rate=options.common, outer_momentum=options.momentum)
+        settled = await settle(prepared, options.algorithm, device=options.device, rate=options.rate, terms=terms)
+        gossip = GossipConfig() if options.quiet_period is None else GossipConfig(quiet_s=options.quiet_period)
+        context = lan_node(
+            prepared,
+            swarm=options.swarm,
+            name=name,
+            algorithm=options.algorithm,
+            common=options.common,
+            outer_momentum=options.momentum,
+            listen=listen,
+            state=folder,
+            seed=options.seed,
+            device=settled,
+            min_peers=options.min_peers,
+            wait_s=options.wait,
+            until_rounds=goal.rounds,
+            until_accuracy=goal.accuracy,
+            timeout_s=options.timeout,
+            peers=peers,
+            gossip=gossip,
+            codec=options.codec,
+            codec_density=options.density,
+            budget_bytes_per_h=options.budget,
+            limit_bytes_per_s=options.limit_rate,
+        )
+        if (words := explained(settled)) is not None:
+            view.note(words)
+        session = Session(name, prepared.blueprint, view, _HINT)
+        telling = _measured(_telling(context, folder, goal, session), options.metrics, view)
+        return await follow(telling, session, leave_on_eof=options.leave_on_eof)
 
 
 @asynccontextmanager

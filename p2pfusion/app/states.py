@@ -7,6 +7,7 @@ folder no running process holds. What is inside a folder is `store`'s business.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import quote
 from zlib import crc32
@@ -14,7 +15,9 @@ from zlib import crc32
 from platformdirs import user_state_path
 
 from p2pfusion.errors import StoreError
+from p2pfusion.store.failing import store_error
 from p2pfusion.store.folder import FolderStore
+from p2pfusion.store.locking import holding
 from p2pfusion.store.shards import all_shards, is_shard
 
 NAMES = (
@@ -24,6 +27,7 @@ NAMES = (
 NAME_ROUNDS_MAX = 10
 """fox ... ibis, fox-2 ... ibis-10: more nodes on one computer than it could train."""
 _CHECKPOINTS = "checkpoint-*.safetensors"
+_CLAIM = "name.lock"
 
 
 def friendly_names() -> Iterator[str]:
@@ -48,22 +52,37 @@ def folder_of(swarm: str, name: str) -> Path:
     return state_root() / _quoted(swarm) / _quoted(name)
 
 
-def choose(swarm: str, name: str | None, folder: Path | None) -> tuple[str, Path]:
-    """The node's name and folder, from what the user gave of them. Raises `StoreError` if no folder can be used."""
+@contextmanager
+def chosen(swarm: str, name: str | None, folder: Path | None) -> Iterator[tuple[str, Path]]:
+    """The node's name and folder, from what the user gave of them. Raises `StoreError` if no folder can be used.
+
+    A default name is this node's while the block runs: of two that start at once each would find the folder free.
+    """
     if name is not None:
-        return name, folder or folder_of(swarm, name)
-    if folder is not None:
+        yield name, folder or folder_of(swarm, name)
+    elif folder is not None:
         # The same name every time, and as a rule another one for another folder.
-        return NAMES[crc32(str(folder.resolve()).encode()) % len(NAMES)], folder
+        yield NAMES[crc32(str(folder.resolve()).encode()) % len(NAMES)], folder
+    else:
+        with ExitStack() as claim:
+            yield _claimed(swarm, claim)
+
+
+def _claimed(swarm: str, claim: ExitStack) -> tuple[str, Path]:
+    """The first friendly name that nobody has. A node's folder is looked into only by who has claimed its name."""
     problem: StoreError | None = None
     for candidate in friendly_names():
+        folder = folder_of(swarm, candidate)
         try:
-            FolderStore(folder_of(swarm, candidate)).close()
-        except StoreError as error:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            claim.enter_context(holding(folder / _CLAIM))
+            FolderStore(folder).close()
+        except (OSError, StoreError) as error:
             # As a rule another node of this computer holds it; what else is wrong is wrong with all of them.
-            problem = error
+            claim.close()
+            problem = error if isinstance(error, StoreError) else store_error("open", folder, error)
             continue
-        return candidate, folder_of(swarm, candidate)
+        return candidate, folder
     raise StoreError(f"no built-in name is free: {problem}") from problem
 
 

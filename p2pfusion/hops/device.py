@@ -167,6 +167,8 @@ class Device:
         began_s = self.site.now_s()
         ended = await (self._trained(self.owner) if self.owner is not None else self._relayed())
         await self._settled(SETTLE_S if ended.status == "ok" else 0.0)
+        if self.owner is not None and ended.status == "ok":
+            await self._measure(self.owner, ended.round + 1)
         self.site.is_leaving = True
         self._telling.look()
         # Of the model it ended with, or of none: an older one's would mislead.
@@ -178,18 +180,21 @@ class Device:
         self._telling.events.close()
 
     async def _trained(self, owner: Owner) -> Done:
-        """An owner's run: how its shard's node ended. Measures the model, and gives its seats back."""
+        """An owner's run: how its shard's node ended. Gives its seats back."""
         node = self.holding.nodes[0]
         while node.done is None and node.error is None:
             await self.site.bell(LIFE).wait(LOOK_S)
         self.error = node.error
-        ended = node.done or self._ended("failed")
-        if ended.status == "ok":
-            with suppress(TimeoutError):
-                async with asyncio.timeout(MEASURE_S):
-                    await owner.measure(ended.round + 1, node.model())
         await owner.linking.leave()
-        return ended
+        return node.done or self._ended("failed")
+
+    async def _measure(self, owner: Owner, round_: int) -> None:
+        """Measure what all have come to: before everybody is done, each would measure another model."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(MEASURE_S):
+                await owner.measure(round_, self.holding.nodes[0].model())
+        if not owner.linking.has_left:
+            await owner.linking.leave()
 
     async def _relayed(self) -> Done:
         """A relay's run: till it is asked to stop or, where its end is given, till no owner is left of those it had."""

@@ -54,7 +54,7 @@ class Linking:
         self.lanes: Lanes = ()
         self.replanned = 0
         self.has_left = False
-        """I train no more."""
+        """I want no seats any more."""
         self._site = site
         self._since = 0
         """The epoch in which this chain began."""
@@ -108,7 +108,7 @@ class Linking:
 
         While a round `is_begun` a chain that is whole is not changed for a better one: that would begin it again.
         """
-        pause_s, since_s, told = PAUSE_S, self._site.now_s(), False
+        pause_s, since_s, told, self.has_left = PAUSE_S, self._site.now_s(), False, False
         while True:
             if not told and self._site.now_s() - since_s > TROUBLE_S:
                 told = True

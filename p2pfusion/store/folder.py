@@ -33,12 +33,8 @@ from p2pfusion.store import checkpoint as checkpoints
 from p2pfusion.store.failing import store_error
 from p2pfusion.store.identity import IDENTITY_BYTES_MAX, Damaged, parse, spell
 from p2pfusion.store.keeping import to_forget
+from p2pfusion.store.locking import locked
 from p2pfusion.store.spilling import Spill
-
-try:
-    import fcntl
-except ImportError:  # Windows: the folder is not locked there
-    fcntl = None  # type: ignore[assignment]
 
 _log = logging.getLogger(__name__)
 
@@ -62,7 +58,7 @@ class FolderStore:
         self._spill = Spill(self._writing)
         try:
             self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock = _locked(self._path)
+            self._lock = locked(self._path / _LOCK)
             self._writing.mkdir(mode=0o700, exist_ok=True)
             for leftover in sorted(self._writing.iterdir()):
                 leftover.unlink()
@@ -276,22 +272,3 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
     except OSError as error:
         _log.warning("cannot remove %s: %s", path, error.strerror)
-
-
-def _locked(folder: Path) -> int | None:
-    """Take the folder's lock, which ends with this process. Raises `StoreError` when another one holds it."""
-    if fcntl is None:
-        return None
-    descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        owner = os.read(descriptor, 20).decode("ascii", "replace").strip()
-        os.close(descriptor)
-        raise StoreError(f"{folder} is in use by another process ({owner}); choose another with --state DIR") from None
-    except OSError:
-        os.close(descriptor)
-        raise
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, f"pid {os.getpid()}\n".encode())
-    return descriptor

@@ -43,31 +43,43 @@ def test_different_names_never_share_a_folder() -> None:
     assert len({states.folder_of("swarm", name) for name in names}) == len(names)
 
 
+def chosen(swarm: str, name: str | None, folder: Path | None) -> tuple[str, Path]:
+    with states.chosen(swarm, name, folder) as found:
+        return found
+
+
 def test_what_the_user_gave_is_taken(tmp_path: Path) -> None:
-    assert states.choose("lab", "heron", None) == ("heron", states.folder_of("lab", "heron"))
-    assert states.choose("lab", "heron", tmp_path) == ("heron", tmp_path)
+    assert chosen("lab", "heron", None) == ("heron", states.folder_of("lab", "heron"))
+    assert chosen("lab", "heron", tmp_path) == ("heron", tmp_path)
 
 
 def test_a_folder_of_ones_own_gives_a_name_that_stays(tmp_path: Path) -> None:
     folders = [tmp_path / str(number) for number in range(20)]
-    names = [states.choose("lab", None, folder)[0] for folder in folders]
-    assert names == [states.choose("another", None, folder)[0] for folder in folders]
+    names = [chosen("lab", None, folder)[0] for folder in folders]
+    assert names == [chosen("another", None, folder)[0] for folder in folders]
     assert len(dict.fromkeys(names)) > 5
     assert all(name in states.NAMES for name in names)
 
 
 def test_the_default_name_is_the_first_whose_folder_nobody_holds() -> None:
-    assert states.choose("lab", None, None)[0] == "fox"
+    assert chosen("lab", None, None)[0] == "fox"
     with FolderStore(states.folder_of("lab", "fox")), FolderStore(states.folder_of("lab", "otter")):
-        assert states.choose("lab", None, None) == ("wren", states.folder_of("lab", "wren"))
-        assert states.choose("another", None, None)[0] == "fox"
-    assert states.choose("lab", None, None)[0] == "fox"
+        assert chosen("lab", None, None) == ("wren", states.folder_of("lab", "wren"))
+        assert chosen("another", None, None)[0] == "fox"
+    assert chosen("lab", None, None)[0] == "fox"
+
+
+def test_a_default_name_is_ones_own_before_the_folder_is_opened() -> None:
+    """Two that start at once: the second may not even look into the folder that the first is about to open."""
+    with states.chosen("lab", None, None) as first, states.chosen("lab", None, None) as second:
+        assert [first[0], second[0]] == ["fox", "otter"]
+    assert chosen("lab", None, None)[0] == "fox"
 
 
 def test_when_no_folder_can_be_made_the_reason_is_said(root: Path) -> None:
     root.write_text("a file in the way")
     with pytest.raises(StoreError, match="no built-in name is free"):
-        states.choose("lab", None, None)
+        chosen("lab", None, None)
 
 
 def test_fresh_deletes_what_a_node_saved_and_nothing_else(tmp_path: Path) -> None:
