@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import torch
 
 from bench.chains.stuff import STUFF, pieces
+from p2pfusion.algorithms.sliced import Sliced
 from p2pfusion.config import CadenceConfig, GossipConfig, NodeConfig
 from p2pfusion.core.task import prepare
 from p2pfusion.hops.device import Device, Owning
@@ -116,8 +117,10 @@ async def live(spec: dict[str, Any]) -> dict[str, Any]:
         held = [*device.holding.nodes]
         relay, owner = device.relay, device.owner
         assert device.done is not None
+        score = owner.figures.score if owner is not None else None
         return {
             **spec, "done": asdict(device.done), "times_s": times_s, "peak_bytes": peak_bytes, "held": held,
+            "loss": score.loss if score is not None else None,
             "blocks": sum(len(what.split.shards.blocks(shard)) for shard in held),
             "figures": asdict(relay.figures) if relay is not None else None,
             "owner": asdict(owner.figures) if owner is not None else None,
@@ -140,7 +143,9 @@ async def sliced(spec: dict[str, Any]) -> dict[str, Any]:
         times_s = [sum(report.seconds.values()) async for report in node.rounds()]
         peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         assert node.done is not None
-        return {**spec, "done": asdict(node.done), "times_s": times_s, "peak_bytes": peak_bytes}
+        assert isinstance(node.state.algorithm, Sliced)
+        (score,) = node.state.algorithm.scores(node.model()).values()
+        return {**spec, "done": asdict(node.done), "times_s": times_s, "peak_bytes": peak_bytes, "loss": score.loss}
 
 
 def main() -> int:

@@ -184,7 +184,7 @@ def run_learning(what: str, rounds: int, seed: int, only: Sequence[str]) -> Iter
         owners = [one for one in told if one["role"] != "relay"]
         yield {
             "bench": "learn", "what": what, "row": row, "rounds": rounds, "seed": seed,
-            "accuracy": owners[0]["done"]["accuracy"],
+            "accuracy": owners[0]["done"]["accuracy"], "loss": owners[0]["loss"],
             "hashes": len({one["done"]["model_sha256"] for one in told}),
             "owner_mb": round(fmean(one["done"]["bytes_sent"] for one in owners) / 1e6, 2),
             "all_mb": round(sum(one["done"]["bytes_sent"] for one in told) / 1e6, 2),

@@ -172,7 +172,8 @@ class Device:
         self.site.is_leaving = True
         self._telling.look()
         # Of the model it ended with, or of none: an older one's would mislead.
-        accuracy = self.owner.figures.accuracies.get(ended.round + 1) if self.owner is not None else None
+        score = self.owner.score_before(ended.round + 1) if self.owner is not None else None
+        accuracy = None if score is None else score.accuracy
         self.done = self._telling.done(replace(ended, seconds=self.site.now_s() - began_s), accuracy)
         self._telling.events.add(self.done)
         await self._talking.say_goodbye()

@@ -18,7 +18,7 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -29,6 +29,7 @@ from p2pfusion.core.blueprint import Blueprint
 from p2pfusion.core.data import Batch, Data
 from p2pfusion.core.objectives import correct
 from p2pfusion.core.splitting import Ends
+from p2pfusion.core.training import Score
 from p2pfusion.errors import LocalError, RemoteError, TrainingError
 from p2pfusion.hops.drawing import Draws
 from p2pfusion.hops.linking import HopLost, Linking
@@ -71,8 +72,10 @@ class OwnerFigures:
     predicted_s: float = 0.0
     measured_s: float = 0.0
     """Of a batch, the mean over the last round."""
-    accuracies: dict[int, float] = field(default_factory=dict)
-    """By round: of the head that it began with."""
+    score: Score | None = None
+    """The last one measured through the chain."""
+    scored: int = 0
+    """Before which round."""
 
 
 class Owner:
@@ -302,11 +305,9 @@ class Owner:
 
     # -- accuracy ------------------------------------------------------------------------------------------------------
 
-    @property
-    def accuracy(self) -> float | None:
-        """The last one measured through the chain, 0 to 1."""
-        found = self.figures.accuracies
-        return found[max(found)] if found else None
+    def score_before(self, round_: int) -> Score | None:
+        """What was measured before that round's first step; None: nothing was."""
+        return self.figures.score if self.figures.scored == round_ else None
 
     async def measure(self, round_: int, values: Vector) -> None:
         """Measure the model as it is after the last round, where there is validation data; `values` of my shard."""
@@ -320,7 +321,7 @@ class Owner:
     async def _evaluate(self, ends: Ends, round_: int) -> None:
         """Validation data through the chain as it is before the round's first step."""
         assert self._validation is not None
-        right = total = 0
+        right, total, lost, loss = 0, 0, 0.0, self.split.recipe(round_).loss
         try:
             for number, (x, y) in enumerate(self._validation.once()):
                 if number >= EVALUATION_BATCHES_MAX:
@@ -330,12 +331,13 @@ class Owner:
                 came = await self._through(head, "forward", self.linking.chain[0].address, sent)
                 output = await self._compute.run(partial(ends.evaluate_last, came))
                 right, total = right + correct(output, y), total + y.numel()
+                lost += float(loss(output, y)) * y.numel()
         except HopLost as error:
             await self.linking.mend(error.place, round_)
             return
         if total:
-            self.figures.accuracies[round_] = right / total
+            self.figures.score, self.figures.scored = Score(accuracy=right / total, loss=lost / total), round_
 
     def evaluate(self, model: Vector) -> Evaluation | None:
         """The last accuracy measured through the chain; a shard alone answers nothing."""
-        return None if self.accuracy is None else Evaluation(self.accuracy)
+        return None if self.figures.score is None else Evaluation(self.figures.score.accuracy)
