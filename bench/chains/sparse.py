@@ -1,7 +1,7 @@
 """What sparse gradients do to learning in a chain: `python -m bench.chains.sparse`. No network, no rounds, one owner.
 
 A residual CNN in four stages on Fashion-MNIST; gradients between stages whole, a tenth of them, and a tenth with the
-rest added to the next (error feedback), as `hops.sending` does with `topk`.
+rest added to the next (error feedback), as `hops.feedback` does it.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from p2pfusion.core.splitting import Copy, Ends
 from p2pfusion.core.stages import held
 from p2pfusion.core.submodel import extract
 from p2pfusion.core.training import Recipe, Sgd
+from p2pfusion.hops.feedback import CODEC, Feedback
 from p2pfusion.wire import tensors
 from p2pfusion.zoo.blueprints import residual_cnn
 
@@ -37,26 +38,20 @@ def whole(gradient: torch.Tensor, place: int) -> torch.Tensor:
 
 
 def sparse(gradient: torch.Tensor, place: int) -> torch.Tensor:
-    return _arrived(gradient.numpy())
+    return _arrived(gradient, tensors.encode(CODEC, np.ascontiguousarray(gradient.numpy())))
 
 
 def feeding_back() -> Way:
-    rests: dict[int, np.ndarray] = {}
+    feedback = Feedback()
 
     def way(gradient: torch.Tensor, place: int) -> torch.Tensor:
-        values = gradient.numpy()
-        rest = rests.get(place)
-        values = values + rest if rest is not None and rest.shape == values.shape else values
-        came = _arrived(values)
-        rests[place] = values - came.numpy()
-        return came
+        return _arrived(gradient, feedback.encode(b"", place, 0, gradient.numpy()))
 
     return way
 
 
-def _arrived(values: np.ndarray) -> torch.Tensor:
-    payload = tensors.encode("topk", np.ascontiguousarray(values))
-    return torch.from_numpy(tensors.decode("topk", payload, values.shape))
+def _arrived(gradient: torch.Tensor, payload: bytes) -> torch.Tensor:
+    return torch.from_numpy(tensors.decode(CODEC, payload, tuple(gradient.shape)))
 
 
 WAYS: dict[str, Callable[[], Way]] = {

@@ -1,9 +1,8 @@
 """Sending activations and gradients on, while the next batch is computed; and telling an owner when that fails.
 
 Sends of one device run side by side, a few per neighbour as its connections allow. What is sent is made into bytes in
-the executor. With `topk` only the largest tenth of a gradient travels; the rest is added to the owner's next one (error
-feedback, Seide et al. 2014), without which training suffers (docs/mp_sl.md). Activations go as `bf16` then: they are
-not increments, nothing of one batch makes up for what is missing of another. Knows neither copies nor rounds.
+the executor. With `topk` only the largest tenth of a gradient travels, with `feedback`. Activations go as `bf16` then:
+they are not increments, nothing of one batch makes up for what is missing of another. Knows neither copies nor rounds.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ from typing import Literal
 import numpy as np
 import torch
 
-from p2pfusion.config import MICRO_BATCHES_MAX
 from p2pfusion.errors import RemoteError
+from p2pfusion.hops.feedback import CODEC, Feedback
 from p2pfusion.hops.switchboard import Switchboard
 from p2pfusion.seams import Compute, Reply, Request
 from p2pfusion.wire import tensors
@@ -33,10 +32,6 @@ BUSY_TRIES = 5
 """A neighbour that is just finishing this owner's last step says busy for a moment."""
 BUSY_PAUSE_S = 0.05
 
-RESIDUALS_MAX = 128 * MICRO_BATCHES_MAX
-"""Micro-batches of which the rest of a gradient is kept: of as many owners as a relay has seats. Those of one owner
-together are as large as a gradient of its batch."""
-
 Topic = Literal["forward", "backward"]
 
 
@@ -46,9 +41,8 @@ class Sender:
     def __init__(self, board: Switchboard, compute: Compute, group: asyncio.TaskGroup, codec: str) -> None:
         """`codec`: of activations and gradients, a name of `wire.tensors.CODECS`."""
         self._board, self._compute, self._group, self._codec = board, compute, group, codec
-        self._residuals: dict[tuple[bytes, int], tuple[int, tensors.Array]] = {}
-        """By owner and micro-batch, with the epoch that it is of: in another the chain may be cut elsewhere, or the
-        round begun again. Touched by the executor's one thread of the lane `gate` only."""
+        self._feedback = Feedback()
+        """Touched by the executor's one thread of the lane `gate` only."""
 
     def pass_on(self, take: Take, topic: Topic, address: str, passage: Passage, output: torch.Tensor) -> None:
         """Send what became of the passage to a neighbour; its owner is told if that fails."""
@@ -57,12 +51,8 @@ class Sender:
 
     def forget(self, owner: bytes) -> None:
         """It has left: nothing of its gradients is kept."""
-        if self._codec == "topk":
-            self.spawn(self._compute.run(lambda: self._forget(owner), lane="gate"))
-
-    def _forget(self, owner: bytes) -> None:
-        for key in [key for key in self._residuals if key[0] == owner]:
-            del self._residuals[key]
+        if self._codec == CODEC:
+            self.spawn(self._compute.run(lambda: self._feedback.forget(owner), lane="gate"))
 
     def spawn(self, what: Coroutine[object, object, None]) -> None:
         """Do it beside everything else."""
@@ -108,21 +98,10 @@ class Sender:
         return await self._board.call(address, request, deadline_s=deadline_s)
 
     def _body(self, topic: Topic, like: Passage, values: tensors.Array) -> bytes:
-        if self._codec != "topk":
-            return _passage(like, self._codec, values)
-        if topic == "forward":
-            return _passage(like, "bf16", values)
-        key = (like.owner, like.part)
-        epoch, rest = self._residuals.pop(key, (-1, values))
-        fits = epoch == like.epoch and rest.shape == values.shape
-        whole = values + rest if fits else np.ascontiguousarray(values)
-        payload = tensors.encode("topk", whole)
-        if len(self._residuals) >= RESIDUALS_MAX:
-            del self._residuals[next(iter(self._residuals))]
-        self._residuals[key] = like.epoch, whole - tensors.decode("topk", payload, whole.shape)
-        return encode_passage(replace(like, codec="topk", shape=tuple(whole.shape), payload=payload))
-
-
-def _passage(like: Passage, codec: str, values: tensors.Array) -> bytes:
-    payload = tensors.encode(codec, np.ascontiguousarray(values))
-    return encode_passage(replace(like, codec=codec, shape=tuple(values.shape), payload=payload))
+        codec = self._codec
+        if codec == CODEC and topic == "backward":
+            payload = self._feedback.encode(like.owner, like.part, like.epoch, values)
+        else:
+            codec = "bf16" if codec == CODEC else codec
+            payload = tensors.encode(codec, np.ascontiguousarray(values))
+        return encode_passage(replace(like, codec=codec, shape=tuple(values.shape), payload=payload))

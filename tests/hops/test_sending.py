@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from p2pfusion.errors import RemoteError, Unreachable
-from p2pfusion.hops import sending
+from p2pfusion.hops import feedback
 from p2pfusion.hops.sending import BUSY_PAUSE_S, BUSY_TRIES, Sender
 from p2pfusion.seams import Reply, Request
 from p2pfusion.sim.loop import run
@@ -146,7 +146,7 @@ def test_what_topk_left_out_of_a_gradient_comes_with_the_next_ones() -> None:
         missing = sum(given) - sum(values for _, values in came)
         left_out = [one - values for one, (_, values) in zip(given, came, strict=True)]
         assert np.linalg.norm(missing) < 0.4 * np.linalg.norm(np.sum(np.abs(left_out), axis=0))
-        ((_, kept),) = sender._residuals.values()
+        ((_, kept),) = sender._feedback._rests.values()
         assert np.allclose(missing, kept, atol=1e-3)
 
     looked_at(main)
@@ -168,13 +168,13 @@ def test_activations_are_sent_whole_beside_sparse_gradients_and_a_batch_of_anoth
 
 
 def test_so_many_remainders_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sending, "RESIDUALS_MAX", 5)
+    monkeypatch.setattr(feedback, "RESIDUALS_MAX", 5)
 
     async def main(group: asyncio.TaskGroup) -> None:
         _, sender = sparse(group)
         for number in range(8):
             await sender.send("backward", NEXT, replace(LIKE, owner=device(number)), VALUES)
-        assert list(sender._residuals) == [(device(number), 0) for number in range(3, 8)]
+        assert list(sender._feedback._rests) == [(device(number), 0) for number in range(3, 8)]
 
     looked_at(main)
 
@@ -191,6 +191,6 @@ def test_what_was_left_out_in_another_epoch_or_of_who_has_left_is_nobodys() -> N
         await decoded(sender, board, "backward", replace(LIKE, owner=device(8)), values)
         sender.forget(LIKE.owner)
         await until(1.0)
-        assert list(sender._residuals) == [(device(8), 0)]
+        assert list(sender._feedback._rests) == [(device(8), 0)]
 
     looked_at(main)
