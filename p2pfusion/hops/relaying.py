@@ -44,7 +44,7 @@ class Relay:
 
     def __init__(self, site: Site, hold: Callable[[Iterable[int]], None], stir: Callable[[range], None]) -> None:
         """`hold` is called with shards that somebody wants held here, `stir` where owners came or went."""
-        self.split, self.memory_bytes = site.split, site.config.memory_bytes
+        self._site, self.split, self.memory_bytes = site, site.split, site.config.memory_bytes
         self.openings = Openings(self.owners_at, self._unpark)
         self.figures = Figures()
         self._compute, self._sender, self._hold, self._stir = site.doors.compute, site.sender, hold, stir
@@ -216,8 +216,8 @@ class Relay:
             if self._is_current(job):
                 try:
                     await self._do(job)
-                except (LocalError, WireError, ValueError):
-                    self._failed(job)
+                except (LocalError, WireError, ValueError) as error:
+                    self._failed(job, error)
 
     def _add(self, job: Job) -> None:
         self._queue.put_nowait((FIRST[job.doing], next(self._numbers), job))
@@ -321,11 +321,15 @@ class Relay:
                 self._add(job)
             seat.parked.clear()
 
-    def _failed(self, job: Job) -> None:
-        """The owner's batch cannot be computed here: it is told, and its batch forgotten, if it still counts."""
+    def _failed(self, job: Job, error: Exception) -> None:
+        """The owner's batch cannot be computed here: it is told, and its batch forgotten, if it still counts.
+
+        People here are told why; the owner hears only that it is lost, and where.
+        """
         self.figures.failures += 1
         if not self._is_current(job):
             return
+        self._site.warn(f"a batch is lost here: {error}")
         self._interrupt(job.seat)
         take, passage = job.seat.take, job.passage
         if passage is not None:

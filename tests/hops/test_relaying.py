@@ -280,11 +280,15 @@ def test_a_gradient_of_a_batch_that_never_came_forward_is_refused() -> None:
 def test_of_a_tensor_of_a_wrong_shape_its_owner_is_told_and_the_next_batch_goes_through(topic: str) -> None:
     async def main(bench: Bench) -> None:
         await bench.begin(1)
-        odd = FEW[:, : WIDTH - 1]
+        odd, warned = FEW[:, : WIDTH - 1], list[str]()
+        bench.relay._site.warn = warned.append
         if topic == "backward":
             await bench.pass_("forward", 1, 1)
         assert await bench.pass_(topic, 1, 1, values=odd) == ACCEPTED
         assert bench.outbox.failed == [(device(1), 1, 1)]
+        (text,) = warned
+        assert text.startswith("a batch is lost here: ")
+        assert "15" in text
         await bench.batch(1, 2)
         assert bench.outbox.sent()[-2:] == [("forward", 2), ("backward", 2)]
         assert (bench.steps(), bench.relay.figures.failures) == (1, 1)
