@@ -1,4 +1,4 @@
-"""Chains in virtual time: `python -m bench.chains.simulated [--beside|--micro] [OWNERS ...]`: forecast and time.
+"""Chains in virtual time: `python -m bench.chains.simulated`: forecast and time.
 
 With `--beside`: one long chain, one relay with everything for some of the owners each, and what is chosen. With
 `--micro`: batches in one piece and in several. The same devices, gossip and ledgers as everywhere, the toy's costs,
@@ -7,10 +7,10 @@ links without delay; training is real but small.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import random
-import sys
 from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
@@ -39,7 +39,12 @@ EVEN, MIXED = (1.0, 1.0, 1.0), (1.0, 0.5, 0.25)
 
 
 async def _swarm(
-    split: Split, owners: int, speeds: Sequence[float], lanes: int | None = None, micro_batches: int = 1
+    split: Split,
+    owners: int,
+    speeds: Sequence[float],
+    lanes: int | None = None,
+    micro_batches: int = 1,
+    steps: int = STEPS,
 ) -> tuple[list[float], Lanes]:
     """Seconds of every owner's last round, from its first batch to its last; and which chains there were."""
     network, registry, devices = Network(random.Random(1), LINK), Registry(), []
@@ -54,7 +59,7 @@ async def _swarm(
                 transport=SimTransport(network, host), discovery=SimDiscovery(registry),
                 compute=SimCompute(speed=speed), store=lambda shard: MemoryStore(), rng=random.Random(host),
             )  # fmt: skip
-            owning = Owning(batches=data.batches(random.Random(host)), steps=STEPS, rounds=ROUNDS) if is_owner else None
+            owning = Owning(batches=data.batches(random.Random(host)), steps=steps, rounds=ROUNDS) if is_owner else None
             batch_us = offers(split, 1, speed)[0].batch_us
             config = DeviceConfig(node=node, memory_bytes=0 if is_owner else 1 << 40, batch_us=batch_us, lanes=lanes,
                                   micro_batches=micro_batches)  # fmt: skip
@@ -62,7 +67,7 @@ async def _swarm(
             group.create_task(_live(devices[-1]))
     own = [device.owner for device in devices if device.owner is not None]
     planned = next(one.linking.planned for one in own if one.linking.planned)
-    return [one.figures.measured_s * STEPS for one in own], planned
+    return [one.figures.measured_s * steps for one in own], planned
 
 
 async def _live(device: Device) -> None:
@@ -71,12 +76,12 @@ async def _live(device: Device) -> None:
             pass
 
 
-def measured(split: Split, owners: int, relays: int, micro_batches: int = 1) -> dict[str, Any]:
+def measured(split: Split, owners: int, relays: int, micro_batches: int = 1, steps: int = STEPS) -> dict[str, Any]:
     """One line of results."""
-    took_s = max(run(lambda: _swarm(split, owners, (1.0,) * relays, 1, micro_batches), until_s=1e6)[0])
-    said_s = forecast_s(split, owners, relays, STEPS, micro_batches)
+    took_s = max(run(lambda: _swarm(split, owners, (1.0,) * relays, 1, micro_batches, steps), until_s=1e6)[0])
+    said_s = forecast_s(split, owners, relays, steps, micro_batches)
     return {"bench": "simulated", "owners": owners, "parts": relays + 2, "micro_batches": micro_batches,
-            "measured_s": round(took_s, 3), "forecast_s": round(said_s, 3),
+            "steps": steps, "measured_s": round(took_s, 3), "forecast_s": round(said_s, 3),
             "error": round(said_s / took_s - 1, 4)}  # fmt: skip
 
 
@@ -93,22 +98,26 @@ def beside(split: Split, owners: int, speeds: Sequence[float], lanes: int | None
 def main(arguments: Sequence[str] | None = None) -> int:
     """K owners and P parts."""
     torch.set_num_threads(1)
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    parser = argparse.ArgumentParser(prog="python -m bench.chains.simulated", description=__doc__)
+    parser.add_argument("owners", nargs="*", type=int)
+    parser.add_argument("--beside", action="store_true")
+    parser.add_argument("--micro", action="store_true")
+    parser.add_argument("--relays", nargs="*", type=int, default=[1, 2, 3])
+    parser.add_argument("--steps", type=int, default=STEPS)
+    given = parser.parse_args(arguments)
     split = toy_split()
-    if "--beside" in words:
-        words.remove("--beside")
-        counts = [int(word) for word in words] or [3, 6, 12]
+    if given.beside:
         lines = (
             beside(split, owners, speeds, lanes)
-            for speeds in (EVEN, MIXED) for owners in counts for lanes in (1, len(speeds), None)
+            for speeds in (EVEN, MIXED) for owners in given.owners or (3, 6, 12) for lanes in (1, len(speeds), None)
         )  # fmt: skip
-    elif "--micro" in words:
-        words.remove("--micro")
-        counts = [int(word) for word in words] or [1, 2, 4]
-        lines = (measured(split, owners, 3, parts) for owners in counts for parts in (1, 2, 4, 8))
+    elif given.micro:
+        lines = (measured(split, owners, 3, parts) for owners in given.owners or (1, 2, 4) for parts in (1, 2, 4, 8))
     else:
-        counts = [int(word) for word in words] or [2, 4, 6, 10, 20, 30]
-        lines = (measured(split, owners, relays) for relays in (1, 2, 3) for owners in counts)
+        lines = (
+            measured(split, owners, relays, steps=given.steps)
+            for relays in given.relays for owners in given.owners or (2, 4, 6, 10, 20, 30)
+        )  # fmt: skip
     errors = []
     for line in lines:
         errors.append(abs(line.get("error", 0.0)))
