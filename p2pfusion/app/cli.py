@@ -235,6 +235,7 @@ def plan(**options: Any) -> int:
               help="Of a model with exits, the network that ends at the Kth; 1 is the smallest.")  # fmt: skip
 @click.option("--state", type=click.Path(file_okay=False, path_type=Path), default=None,
               help="Folder of a node.  [default: the newest]")  # fmt: skip
+@click.option("--swarm", type=values.SWARM, default=None, help="The newest of this swarm.  [default: of all]")
 @_SPEECH
 def export(**options: Any) -> int:
     """Write the model of a run's newest checkpoint; of a model with several networks, the best."""

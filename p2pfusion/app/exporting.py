@@ -16,7 +16,7 @@ import numpy as np
 
 from p2pfusion.algorithms.base import WHOLE
 from p2pfusion.app.pieces import put_together
-from p2pfusion.app.states import newest_folder, state_root
+from p2pfusion.app.states import newest_folder, state_root, swarm_folder
 from p2pfusion.app.words import count, percent
 from p2pfusion.core.depth import exit_name
 from p2pfusion.core.fold import model_sha256
@@ -42,6 +42,7 @@ class ExportOptions:
     width: str
     exit: str
     state: Path | None
+    swarm: str | None
     json: bool
     quiet: bool
     verbose: bool
@@ -72,9 +73,13 @@ def run_export(options: ExportOptions) -> int:
     """Write the file and say what is in it; returns 0. Raises `StoreError`, `UsageError`."""
     if options.file.suffix != SUFFIX:
         raise UsageError(f"{options.file}: the file's name must end in {SUFFIX}")
-    folder, candidates = newest_folder(options.state or state_root())
+    if options.state is not None and options.swarm is not None:
+        raise UsageError("--state and --swarm both say where to look: give one")
+    root = state_root() if options.swarm is None else swarm_folder(options.swarm)
+    folder, candidates = newest_folder(options.state or root)
     if candidates > 1 and not options.quiet:
-        sys.stderr.write(f"{candidates} nodes have saved a model; taking the newest, {folder} (choose with --state)\n")
+        choice = "choose with --swarm or --state"
+        sys.stderr.write(f"{candidates} nodes have saved a model; taking the newest, {folder} ({choice})\n")
     exported = export_model(folder, options.file, *wanted(options.width, options.exit))
     if options.json:
         from p2pfusion.app.output import object_text

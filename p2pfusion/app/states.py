@@ -47,9 +47,14 @@ def _quoted(name: str) -> str:
     return quote(name, safe=" ").replace(".", "%2E")
 
 
+def swarm_folder(swarm: str) -> Path:
+    """Where the default folders of a swarm's nodes are."""
+    return state_root() / _quoted(swarm)
+
+
 def folder_of(swarm: str, name: str) -> Path:
     """The default folder of a node of a swarm."""
-    return state_root() / _quoted(swarm) / _quoted(name)
+    return swarm_folder(swarm) / _quoted(name)
 
 
 @contextmanager

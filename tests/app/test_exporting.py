@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors import safe_open
 
+from p2pfusion.app import exporting, states
 from p2pfusion.app.cli import main
 from p2pfusion.app.exporting import export_model
 from p2pfusion.errors import StoreError
@@ -109,3 +111,21 @@ def test_damaged_files_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_the_file_must_be_called_what_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", str(tmp_path / "model.pt"), "--state", str(tmp_path)]) == 2
     assert "must end in .safetensors" in capsys.readouterr().err
+
+
+def test_of_several_swarms_the_newest_is_taken_or_the_one_that_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(states, "state_root", lambda: tmp_path)
+    monkeypatch.setattr(exporting, "state_root", lambda: tmp_path)
+    save(states.folder_of("lab", "fox"), 5)
+    home = save(states.folder_of("home", "fox"), 7)
+    (newest,) = home.glob("checkpoint-*")
+    os.utime(newest, (2e9, 2e9))
+    file = str(tmp_path / "model.safetensors")
+    for arguments, round_ in ((), 7), (("--swarm", "lab"), 5), (("--swarm", "home"), 7):
+        assert main(["export", file, "--json", *arguments]) == 0
+        assert json.loads(capsys.readouterr().out)["round"] == round_
+    assert main(["export", file, "--swarm", "elsewhere"]) == 3
+    assert "nothing to export in" in capsys.readouterr().err
+    assert main(["export", file, "--swarm", "lab", "--state", str(home)]) == 2
