@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import fmean
 
 from bench.co_s2p.cells import TABLES, Cell
+from bench.pages import fill
 from bench.schemes.run import Line
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "co_s2p.md"
@@ -16,14 +17,8 @@ HEAD = ("row", "exit 1", "exit 2", "exit 3", "exit 4", "memory, MB", "largest, M
 
 
 def write(lines: Sequence[Line]) -> None:
-    """Replace what stands between `<!-- table NAME -->` and `<!-- end -->`."""
-    text = PAGE.read_text(encoding="utf-8")
-    for name in TABLES:
-        before, found, rest = text.partition(f"<!-- table {name} -->")
-        if found:
-            body, end = "\n".join(table(name, lines)), "<!-- end -->"
-            text = f"{before}{found}\n\n{body}\n\n{end}{rest.partition(end)[2]}"
-    PAGE.write_text(text, encoding="utf-8")
+    """All tables into the page."""
+    fill(PAGE, TABLES, lambda name: table(name, lines))
 
 
 def table(name: str, lines: Sequence[Line]) -> list[str]:

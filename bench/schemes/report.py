@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from bench.pages import fill
 from bench.schemes.cells import TABLES, Cell
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "schemes.md"
@@ -21,14 +22,8 @@ WORDS = {"lr_factor": "learning rate", "outer_momentum": "momentum"}
 
 
 def write(lines: Sequence[Line]) -> None:
-    """Replace what stands between `<!-- table NAME -->` and `<!-- end -->`."""
-    text = PAGE.read_text(encoding="utf-8")
-    for name in TABLES:
-        before, found, rest = text.partition(f"<!-- table {name} -->")
-        if found:
-            body, end = "\n".join(table(name, lines)), "<!-- end -->"
-            text = f"{before}{found}\n\n{body}\n\n{end}{rest.partition(end)[2]}"
-    PAGE.write_text(text, encoding="utf-8")
+    """All tables into the page."""
+    fill(PAGE, TABLES, lambda name: table(name, lines))
 
 
 def table(name: str, lines: Sequence[Line]) -> list[str]:
