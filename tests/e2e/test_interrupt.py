@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -97,6 +98,7 @@ def test_ctrl_c_of_a_demo_ends_its_nodes_too(tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
     )
     try:
         assert process.stdout is not None
@@ -110,6 +112,8 @@ def test_ctrl_c_of_a_demo_ends_its_nodes_too(tmp_path):
             process.kill()
         process.communicate()
     print(f"demo ended after {took_s:.2f} s")
+    assert process.returncode == 130
+    assert list(tmp_path.glob("p2pfusion-demo-*")) == []
     assert [child for child in children if child.is_running()] == []
     assert "Traceback" not in err
 
