@@ -20,6 +20,7 @@ from torch import nn
 from p2pfusion.core.blueprint import Blueprint
 from p2pfusion.core.data import Batch
 from p2pfusion.core.footprint import kept_by
+from p2pfusion.core.gradients import backward
 from p2pfusion.core.profiles import BlockCost, Profile
 from p2pfusion.core.stages import Drawn, StageNetwork, one_by_one
 from p2pfusion.core.submodel import Vector
@@ -56,7 +57,7 @@ class _Trial:
         output = self.forward()
         ahead = self.clock()
         if output.requires_grad:
-            torch.autograd.backward(output, torch.full_like(output, 1.0 if self.y is not None else GRADIENT))
+            backward(output, torch.full_like(output, 1.0 if self.y is not None else GRADIENT))
         back = self.clock()
         if self.optimizer is not None:
             self.recipe.step(self.optimizer, self.module.parameters())

@@ -24,6 +24,7 @@ import torch
 from torch import nn
 
 from p2pfusion.core.blueprint import Blueprint
+from p2pfusion.core.gradients import backward
 from p2pfusion.core.objectives import Plain
 from p2pfusion.core.stages import cut
 from p2pfusion.core.submodel import Vector
@@ -256,7 +257,7 @@ def _gradient_of(inside: torch.Tensor) -> torch.Tensor:
 def _backward(output: torch.Tensor, gradient: torch.Tensor) -> None:
     if gradient.shape != output.shape:
         raise ValueError(f"a gradient {tuple(gradient.shape)} for an output {tuple(output.shape)}")
-    _guarded("backward", lambda: torch.autograd.backward(output, gradient.to(output)))
+    _guarded("backward", lambda: backward(output, gradient.to(output)))
 
 
 def _guarded(what: str, call: Callable[[], T]) -> T:
