@@ -37,6 +37,9 @@ from p2pfusion.wire.hops import Offer, decode_back
 
 SILENT_S = 3.0
 """Six beats: whoever missed so many is gone till it beats again."""
+OWNERS_S = 60.0
+"""A relay whose owners fell silent without a goodbye ends after so long: to a busy machine three seconds are a moment,
+and owners that come back to no relay wait for one for ever."""
 LIFE = "life"
 LOOK_S = 0.25
 """Least often somebody looks whether what it waits for has come."""
@@ -204,7 +207,7 @@ class Device:
         while not self._stopping.is_set():
             if limit_s is not None and self.site.now_s() - began_s >= limit_s:
                 return self._ended("timeout")
-            owners = any(offer.is_owner for offer in self.site.here())
+            owners = any(offer.is_owner for offer in self.site.directory.heard(self.site.now_s(), OWNERS_S))
             had_owners |= owners
             if had_owners and not owners and self.config.node.until_rounds is not None:
                 return self._ended("ok")

@@ -59,7 +59,15 @@ class Directory:
 
     def here(self, now_s: float) -> tuple[Offer, ...]:
         """Offers of those who are here, ascending by device."""
-        return tuple(known.offer for _, known in sorted(self._known.items()) if self._is_here(known, now_s))
+        return self.heard(now_s, self._silent_s)
+
+    def heard(self, now_s: float, within_s: float) -> tuple[Offer, ...]:
+        """Offers of those who did not leave and were heard of in the last so many seconds, ascending by device."""
+        return tuple(
+            known.offer
+            for _, known in sorted(self._known.items())
+            if not known.offer.is_leaving and now_s - known.heard_s < within_s
+        )
 
     def left(self) -> tuple[Offer, ...]:
         """The last words of those who left, ascending by device."""

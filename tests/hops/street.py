@@ -98,7 +98,7 @@ class Street:
     def start(
         self, host: int, *, rounds: int | None = None, steps: int = 4, relay_bytes: int = 0, speed: float = 1.0,
         owns: bool = True, data: int | None = None, patience_s: float | None = None, timeout_s: float | None = None,
-        lanes: int | None = None, micro_batches: int = 1, keeps_all: bool = False,
+        until_rounds: int | None = None, lanes: int | None = None, micro_batches: int = 1, keeps_all: bool = False,
     ) -> Device:  # fmt: skip
         starts = self.starts[host] = self.starts.get(host, 0) + 1  # who starts again is another device
         rng = random.Random(f"{self.seed} {host}" + f" {starts}" * (starts > 1))
@@ -112,7 +112,9 @@ class Street:
             rng=rng,
         )
         cadence = CadenceConfig(round_min_s=0.0, patience_s=patience_s)
-        node = NodeConfig(name=f"device-{host}", cadence=cadence, codec="fp32", timeout_s=timeout_s)
+        node = NodeConfig(
+            name=f"device-{host}", cadence=cadence, codec="fp32", timeout_s=timeout_s, until_rounds=until_rounds
+        )
         config = DeviceConfig(
             node=node, memory_bytes=relay_bytes, batch_us=round(1e6 * self.middle_s / speed),
             lanes=lanes, micro_batches=micro_batches, keeps_all=keeps_all,

@@ -13,6 +13,7 @@ from p2pfusion.core.data import as_data
 from p2pfusion.core.genesis import genesis
 from p2pfusion.core.submodel import Vector
 from p2pfusion.core.training import train
+from p2pfusion.hops.device import OWNERS_S
 from p2pfusion.hops.split import Split
 from p2pfusion.sim.loop import run
 from tests.hops.street import Street, samples, split_of
@@ -204,6 +205,29 @@ def test_a_relay_without_room_is_not_asked_to_hold_what_it_cannot() -> None:
     assert small.first == small.last
     assert street.devices[3].relay is not None
     assert street.devices[3].relay.taken_bytes <= stage
+
+
+@pytest.mark.parametrize("says_goodbye", [True, False])
+def test_a_relay_with_an_end_waits_a_while_for_owners_that_fell_silent(says_goodbye: bool) -> None:
+    """Else all relays were gone after a hiccup of all owners, who would wait for ever."""
+
+    async def main() -> float:
+        async with Street(split_of()) as street:
+            street.start(1, rounds=3 if says_goodbye else 1000)
+            relay = street.start(2, owns=False, relay_bytes=ROOM, until_rounds=3)
+            await street.until(lambda: len(street.reports.get(1, [])) >= 2)
+            if not says_goodbye:
+                street.crash(1)
+            else:
+                await street.tasks[1]
+            began_s = asyncio.get_running_loop().time()
+            await street.until(lambda: relay.done is not None)
+            assert relay.done is not None
+            assert relay.done.status == "ok"
+            return asyncio.get_running_loop().time() - began_s
+
+    took_s = run(main, until_s=1000.0)
+    assert took_s < 2.0 if says_goodbye else OWNERS_S - 2.0 < took_s < OWNERS_S + 15.0
 
 
 def test_with_one_seed_one_history() -> None:
