@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from p2pfusion.app.joining import JoinOptions, numeric_address, part_of
+from p2pfusion.app.join_options import JoinOptions, numeric_address, part_of
 from p2pfusion.app.session import Following, Session, follow
 from p2pfusion.app.states import chosen, forget
 from p2pfusion.app.tasks import find_task

@@ -163,7 +163,8 @@ def join(**options: Any) -> int:
     TASK is a file of your own (see `p2pfusion new`), digits, or the name of a data set in a folder of yours:
     fashion:DIR, mnist:DIR, cifar10:DIR, shakespeare:DIR or wikitext2:DIR.
     """
-    from p2pfusion.app.joining import JoinOptions, run_join
+    from p2pfusion.app.join_options import JoinOptions
+    from p2pfusion.app.joining import run_join
 
     given = click.get_current_context().get_parameter_source("density")
     if given is ParameterSource.COMMANDLINE and options["codec"] not in ("topk", "stc"):

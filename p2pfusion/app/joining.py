@@ -7,21 +7,19 @@ terminal. Protocol, training and files are other packages' business.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import os
-import socket
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from p2pfusion import __version__
 from p2pfusion.app.interrupts import HARD_EXIT_STATUS, terminate_like_interrupt
+from p2pfusion.app.join_options import JoinOptions, numeric_address, part_of
 from p2pfusion.app.moments import mark
-from p2pfusion.app.values import Part, Until
+from p2pfusion.app.values import Until
 from p2pfusion.config import GossipConfig
 from p2pfusion.errors import TrainingError, UsageError
 from p2pfusion.store.keeping import FOREIGN_RUNS_KEPT
@@ -31,7 +29,6 @@ if TYPE_CHECKING:
     from p2pfusion.app.output import DoneLine
     from p2pfusion.app.session import Session
     from p2pfusion.core.task import Prepared
-    from p2pfusion.net.chained import ChainRole
     from p2pfusion.node import Node
 
 EXIT_TIMEOUT = 8
@@ -39,45 +36,6 @@ _HINT = (
     "nobody else found yet: start `p2pfusion join` on another computer of this network,"
     " or give its address here with --peer HOST:PORT"
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JoinOptions:
-    """What `join` was called with; units as `values` parses them."""
-
-    task: str
-    swarm: str
-    name: str | None
-    until: Until | None
-    timeout: float | None
-    wait: float | None
-    min_peers: int
-    peers: tuple[str, ...]
-    listen: str
-    data_part: Part | None
-    state: Path | None
-    fresh: bool
-    device: str
-    codec: str
-    density: float
-    limit_rate: float | None
-    budget: float | None
-    metrics: int | None
-    quiet_period: float | None
-    leave_on_eof: bool
-    rate: float | Literal["auto"]
-    role: ChainRole
-    memory: int | None
-    hop_codec: str
-    micro_batches: int
-    keeps_all: bool
-    algorithm: str
-    common: float
-    momentum: float
-    seed: int
-    json: bool
-    quiet: bool
-    verbose: bool
 
 
 def run_join(options: JoinOptions) -> int:
@@ -138,11 +96,6 @@ def _prepared(options: JoinOptions) -> Prepared:
     from p2pfusion.core.task import prepare
 
     return prepare(find_task(options.task, options.seed), options.seed, part_of(options))
-
-
-def part_of(options: JoinOptions) -> tuple[int, int] | None:
-    """(i, n) of --data-part."""
-    return None if options.data_part is None else (options.data_part.index, options.data_part.count)
 
 
 async def _join(options: JoinOptions, prepared: Prepared, view: View) -> DoneLine | None:
@@ -246,22 +199,6 @@ def resumption(
         f"the state folder holds round {max(others)} of another run: this one starts anew beside it; of each of the "
         f"last {FOREIGN_RUNS_KEPT} other runs the newest checkpoint is kept (--fresh deletes them)"
     )
-
-
-def numeric_address(address: str, option: str) -> str:
-    """The same address with the host as an IP literal; a name is looked up. Raises `UsageError`."""
-    host, _, port = address.rpartition(":")
-    try:
-        ipaddress.ip_address(host.strip("[]"))
-    except ValueError:
-        try:
-            found = socket.getaddrinfo(host, int(port), family=socket.AF_INET, type=socket.SOCK_STREAM)
-        except OSError as error:
-            raise UsageError(
-                f"{option} {address}: nobody knows a computer named {host}: give its IP address"
-            ) from error
-        return f"{found[0][4][0]}:{port}"
-    return address
 
 
 def exit_status(line: DoneLine | None, until: Until | None) -> int:

@@ -33,11 +33,10 @@ from p2pfusion.core.training import Score
 from p2pfusion.errors import LocalError, RemoteError, TrainingError
 from p2pfusion.hops.drawing import Draws
 from p2pfusion.hops.linking import HopLost, Linking
-from p2pfusion.hops.sending import Topic
+from p2pfusion.hops.sending import Topic, opened
 from p2pfusion.hops.site import Site
 from p2pfusion.seams import Reply, Request
 from p2pfusion.swarm.patience import learnt_s
-from p2pfusion.wire import tensors
 from p2pfusion.wire.hops import Passage, Word, decode_passage, decode_word
 
 LOST_MAX = 50
@@ -280,8 +279,7 @@ class Owner:
                 values = tensor.detach().to(torch.float32).cpu().numpy()
                 await self._sender.send(topic, address, head, values)
                 passage: Passage = await waiting
-            opened = partial(tensors.decode, passage.codec, passage.payload, passage.shape)
-            return torch.from_numpy(await self._compute.run(opened, lane="gate"))
+            return await self._compute.run(lambda: opened(passage), lane="gate")
         except ValueError as error:  # too large, or not finite
             raise TrainingError(f"what goes to the next hop cannot be sent: {error}") from error
         except TimeoutError:

@@ -23,9 +23,9 @@ from p2pfusion.core.splitting import Copy
 from p2pfusion.errors import LocalError, WireError
 from p2pfusion.hops.openings import Openings
 from p2pfusion.hops.seats import FIRST, Doing, Figures, Job, Seat
+from p2pfusion.hops.sending import opened
 from p2pfusion.hops.site import Site
 from p2pfusion.seams import Reply, Request
-from p2pfusion.wire import tensors
 from p2pfusion.wire.hops import Passage, Take, Word, decode_passage, decode_take, decode_word
 
 SEATS_MAX = 128
@@ -283,7 +283,7 @@ class Relay:
             raise ValueError("left behind meanwhile: the batch counts nowhere")
         began_s, cost_s = _now_s(), self.split.backward_s(*seat.ends) - self.split.step_s(*seat.ends)
         cost_s /= passage.parts
-        back = await self._compute.run(lambda: copy.backward(_opened(passage), passage.part), cost_s=cost_s)
+        back = await self._compute.run(lambda: copy.backward(opened(passage), passage.part), cost_s=cost_s)
         self.figures.backward_s += _now_s() - began_s
         if self._is_current(job):
             seat.queued = max(0, seat.queued - 1)
@@ -336,13 +336,8 @@ class Relay:
             self._sender.tell_failed(take, passage, take.first)
 
 
-def _opened(passage: Passage) -> torch.Tensor:
-    """The tensor that it carries; in the executor, for it may have megabytes. Raises `WireError`."""
-    return torch.from_numpy(tensors.decode(passage.codec, passage.payload, passage.shape))
-
-
 def _forwarded(copy: Copy, passage: Passage) -> torch.Tensor:
-    x = _opened(passage)
+    x = opened(passage)
     return copy.forward(x, passage.part, passage.parts) if passage.is_training else copy.evaluate(x)
 
 

@@ -105,3 +105,8 @@ class Sender:
             codec = "bf16" if codec == CODEC else codec
             payload = tensors.encode(codec, np.ascontiguousarray(values))
         return encode_passage(replace(like, codec=codec, shape=tuple(values.shape), payload=payload))
+
+
+def opened(passage: Passage) -> torch.Tensor:
+    """The tensor that it carries; for the executor, since it may have megabytes. Raises `WireError`."""
+    return torch.from_numpy(tensors.decode(passage.codec, passage.payload, passage.shape))

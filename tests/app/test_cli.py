@@ -16,7 +16,7 @@ import pytest
 from p2pfusion.app import cli, demo, joining
 from p2pfusion.app.cli import main
 from p2pfusion.app.demo import DemoOptions
-from p2pfusion.app.joining import JoinOptions
+from p2pfusion.app.join_options import JoinOptions
 from p2pfusion.app.values import Part, Until
 from p2pfusion.config import ALGORITHM_DEFAULT, COMMON_RATE_DEFAULT
 from p2pfusion.errors import P2PFusionError, PortError, Refused, StoreError, TooFewPeers, TrainingError

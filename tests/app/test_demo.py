@@ -13,7 +13,7 @@ from p2pfusion.app import demo
 from p2pfusion.app.children import Child
 from p2pfusion.app.demo import DEMO_ROUNDS, DemoOptions, commands, complaint, exit_status, report, summary
 from p2pfusion.app.exporting import Exported
-from p2pfusion.app.joining import JoinOptions
+from p2pfusion.app.join_options import JoinOptions
 from p2pfusion.app.output import DemoDoneLine, DoneLine
 from p2pfusion.app.values import Part, Until
 from p2pfusion.config import ALGORITHM_DEFAULT

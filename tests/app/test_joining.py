@@ -11,7 +11,8 @@ import pytest
 
 from p2pfusion.app import joining
 from p2pfusion.app.cli import main
-from p2pfusion.app.joining import exit_status, farewell, numeric_address, resumption
+from p2pfusion.app.join_options import numeric_address
+from p2pfusion.app.joining import exit_status, farewell, resumption
 from p2pfusion.app.output import DoneLine
 from p2pfusion.app.values import Until
 from p2pfusion.errors import UsageError
