@@ -61,9 +61,9 @@ ONLY_IN = {
               "core.contrastive", "core.projection", "core.averaging", "core.calibration", "core.nested",
               "core.prediction", "core.objectives", "core.recorder", "core.recording", "core.replay",
               "core.tracing", "core.tracing_checks", "core.tracing_shapes", "core.place", "core.footprint",
-              "core.transfer", "core.units", "core.tailored", "core.stages", "core.sections", "core.splitting", "core.gradients",
-              "core.measuring", "core.counting", "hops.owning", "hops.relaying", "hops.sending", "zoo",
-              "net.compute", "net.device", "app"),
+              "core.transfer", "core.units", "core.tailored", "core.stages", "core.sections", "core.splitting",
+              "core.gradients", "core.measuring", "core.counting", "hops.owning", "hops.relaying", "hops.sending",
+              "zoo", "net.compute", "net.device", "app"),
 }  # fmt: skip
 NOT_IN = {"asyncio": ("core", "wire", "swarm"), "logging": ("core", "wire", "swarm")}
 BANNED_CALLS = {

@@ -59,6 +59,7 @@ def _remember(context: click.Context, parameter: click.Parameter, value: bool) -
     return value
 
 
+_FOLDER = click.Path(file_okay=False, path_type=Path)
 _SPEECH = _options(
     click.option("--json", is_flag=True, help="JSON Lines on stdout, everything else on stderr."),
     click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors and what --json asks for."),
@@ -136,8 +137,7 @@ def demo(**options: Any) -> int:
     click.option("--peer", "peers", type=values.ADDRESS, multiple=True, help="Call this address as well."),
     click.option("--listen", type=values.ADDRESS, default="0.0.0.0:0", show_default=True, help="Where to listen."),
     click.option("--data-part", type=values.PART, default=None, help="Train on part I of N of the data, I from 0."),
-    click.option("--state", type=click.Path(file_okay=False, path_type=Path), default=None,
-                 help="Folder of this node.  [default: the platform's state folder]"),
+    click.option("--state", type=_FOLDER, help="Folder of this node.  [default: the platform's state folder]"),
     click.option("--fresh", is_flag=True, help="Forget what this node saved before."),
     click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True,
                  help="Where to train; auto: a GPU if there is one and it is faster."),
@@ -234,9 +234,8 @@ def plan(**options: Any) -> int:
               help="Which of the networks in the model; auto: the best when it was measured last.")  # fmt: skip
 @click.option("--exit", default="auto", show_default=True, metavar="auto|K",
               help="Of a model with exits, the network that ends at the Kth; 1 is the smallest.")  # fmt: skip
-@click.option("--state", type=click.Path(file_okay=False, path_type=Path), default=None,
-              help="Folder of a node.  [default: the newest]")  # fmt: skip
-@click.option("--swarm", type=values.SWARM, default=None, help="The newest of this swarm.  [default: of all]")
+@click.option("--state", type=_FOLDER, help="Folder of a node.  [default: the newest]")
+@click.option("--swarm", type=values.SWARM, help="The newest of this swarm.  [default: of all]")
 @_SPEECH
 def export(**options: Any) -> int:
     """Write the model of a run's newest checkpoint; of a model with several networks, the best."""
@@ -267,7 +266,7 @@ def export(**options: Any) -> int:
                  help="digits, light (synthetic, costs nothing) or a TASK.py."),
     click.option("--seed", type=values.FIRST_SEED, help="The first seed."),
     click.option("--seeds", type=click.IntRange(1, 10_000), default=1, show_default=True, help="Runs of each."),
-    click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Write CSV, figure and traces there."),
+    click.option("--out", type=_FOLDER, help="Write CSV, figure and traces there."),
     click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
                  help="Where the runs are done."),
     click.option("--jobs", type=click.IntRange(1, 256), help="Processes at once.  [default: one per core]"),
