@@ -151,14 +151,13 @@ def run_memory() -> Iterator[dict[str, Any]]:
 
 
 def _planned(split: Split, told: dict[str, Any]) -> int:
-    """Of its stage copies and ledgers; of the shards that it keeps a backup of, ledgers."""
+    """At its most of stage copies and ledgers; of the shards that it keeps a backup of in the end, ledgers."""
     if told["role"] == "owner":
         last = split.shards.count
         return split.memory_bytes(0, 0, 1) + split.memory_bytes(last, last, 1)
-    counts, stage = told["figures"]["copies_most"], told["figures"]["stage"]
+    figures, stage = told["figures"], told["figures"]["stage"]
     taken = range(stage[0], stage[1] + 1) if stage else range(0)
-    copies = split.memory_bytes(stage[0], stage[1], counts) if stage else 0
-    return copies + sum(split.ledger_bytes(shard) for shard in told["held"] if shard not in taken)
+    return int(figures["taken_bytes_most"]) + sum(split.ledger_bytes(one) for one in told["held"] if one not in taken)
 
 
 # -- learning ----------------------------------------------------------------------------------------------------------

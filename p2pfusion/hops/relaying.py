@@ -110,6 +110,7 @@ class Relay:
         seat.take, seat.heard_s = take, _now_s()
         self.figures.stage = take.first, take.last
         self.figures.copies_most = max(self.figures.copies_most, len(self._seats))
+        self.figures.taken_bytes_most = max(self.figures.taken_bytes_most, self.taken_bytes)
         self._hold(seat.shards)
         self._stir(seat.shards)
         is_open = seat.copy is not None or self.openings.is_open(seat.shards, take.owner)

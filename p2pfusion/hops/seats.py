@@ -94,6 +94,8 @@ class Figures:
     backward_s: float = 0.0
     batches: int = 0
     copies_most: int = 0
+    taken_bytes_most: int = 0
+    """Of all seats together, as planned; a stage may be larger while another relay is not here yet."""
     stage: tuple[int, int] | None = None
     """First and last shard of the stage that was asked for last."""
     failures: int = 0
