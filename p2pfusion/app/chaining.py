@@ -15,7 +15,7 @@ from p2pfusion.app.states import chosen, forget
 from p2pfusion.app.tasks import find_task
 from p2pfusion.app.values import Until
 from p2pfusion.app.words import data_size
-from p2pfusion.config import CadenceConfig, GossipConfig
+from p2pfusion.config import CadenceConfig
 from p2pfusion.errors import UsageError
 from p2pfusion.net.chained import Piecewise, chained_device, piecewise
 
@@ -58,7 +58,6 @@ async def join_chain(options: JoinOptions, pieces: Piecewise, view: View) -> Don
             forget(folder)
         goal = options.until or Until()
         view.note(f"you are {name}, {_ROLES[options.role]}; state is kept in {folder}; Ctrl-C leaves")
-        gossip = GossipConfig() if options.quiet_period is None else GossipConfig(quiet_s=options.quiet_period)
         session = Session(name, pieces.split.blueprint, view, _HINT)
 
         @asynccontextmanager
@@ -83,7 +82,7 @@ async def join_chain(options: JoinOptions, pieces: Piecewise, view: View) -> Don
                 until_rounds=goal.rounds,
                 timeout_s=options.timeout,
                 peers=tuple(numeric_address(address, "--peer") for address in options.peers),
-                gossip=gossip,
+                gossip=options.gossip,
                 cadence=CadenceConfig(adapt_steps=False),
                 limit_bytes_per_s=options.limit_rate,
             ) as joined:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from p2pfusion.app.values import Part, Until
+from p2pfusion.config import GossipConfig
 from p2pfusion.errors import UsageError
 
 if TYPE_CHECKING:
@@ -52,6 +53,11 @@ class JoinOptions:
     json: bool
     quiet: bool
     verbose: bool
+
+    @property
+    def gossip(self) -> GossipConfig:
+        """The defaults, but for what was said."""
+        return GossipConfig() if self.quiet_period is None else GossipConfig(quiet_s=self.quiet_period)
 
 
 def part_of(options: JoinOptions) -> tuple[int, int] | None:

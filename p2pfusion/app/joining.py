@@ -20,7 +20,6 @@ from p2pfusion.app.interrupts import HARD_EXIT_STATUS, terminate_like_interrupt
 from p2pfusion.app.join_options import JoinOptions, numeric_address, part_of
 from p2pfusion.app.moments import mark
 from p2pfusion.app.values import Until
-from p2pfusion.config import GossipConfig
 from p2pfusion.errors import TrainingError, UsageError
 from p2pfusion.store.keeping import FOREIGN_RUNS_KEPT
 
@@ -115,7 +114,6 @@ async def _join(options: JoinOptions, prepared: Prepared, view: View) -> DoneLin
         view.note(f"you are {name}; state is kept in {folder}; Ctrl-C leaves")
         terms = Terms(common_rate=options.common, outer_momentum=options.momentum)
         settled = await settle(prepared, options.algorithm, device=options.device, rate=options.rate, terms=terms)
-        gossip = GossipConfig() if options.quiet_period is None else GossipConfig(quiet_s=options.quiet_period)
         context = lan_node(
             prepared,
             swarm=options.swarm,
@@ -133,7 +131,7 @@ async def _join(options: JoinOptions, prepared: Prepared, view: View) -> DoneLin
             until_accuracy=goal.accuracy,
             timeout_s=options.timeout,
             peers=peers,
-            gossip=gossip,
+            gossip=options.gossip,
             codec=options.codec,
             codec_density=options.density,
             budget_bytes_per_h=options.budget,

@@ -25,7 +25,7 @@ from torch import nn
 
 from p2pfusion.core.blueprint import Blueprint
 from p2pfusion.core.gradients import backward
-from p2pfusion.core.objectives import Plain
+from p2pfusion.core.objectives import Plain, correct
 from p2pfusion.core.stages import cut
 from p2pfusion.core.submodel import Vector
 from p2pfusion.core.training import Optimizer, Recipe
@@ -236,6 +236,14 @@ class Ends:
     def evaluate_last(self, activation: torch.Tensor) -> torch.Tensor:
         """What the network answers to what the last relay gives, in evaluation."""
         return self._held.evaluated(1, activation)
+
+    def judge(self, activation: torch.Tensor, labels: torch.Tensor) -> tuple[int, float]:
+        """Of what the last relay gives in evaluation: how many labels are right, and their mean loss.
+
+        Raises `TrainingError`.
+        """
+        output = self.evaluate_last(activation)
+        return correct(output, labels), float(_guarded("validation", lambda: self._recipe.loss(output, labels)))
 
 
 def _once(stages: Sequence[nn.Module]) -> list[nn.Parameter]:

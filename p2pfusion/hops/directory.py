@@ -9,6 +9,7 @@ Pure: `now_s` comes in. Knows no network, no chain.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -63,11 +64,7 @@ class Directory:
 
     def heard(self, now_s: float, within_s: float) -> tuple[Offer, ...]:
         """Offers of those who did not leave and were heard of in the last so many seconds, ascending by device."""
-        return tuple(
-            known.offer
-            for _, known in sorted(self._known.items())
-            if not known.offer.is_leaving and now_s - known.heard_s < within_s
-        )
+        return tuple(known.offer for _, known in sorted(self._known.items()) if _is_heard(known, now_s, within_s))
 
     def left(self) -> tuple[Offer, ...]:
         """The last words of those who left, ascending by device."""
@@ -80,10 +77,10 @@ class Directory:
     def lose(self, device: bytes) -> None:
         """It does not answer: it is gone until it beats again."""
         if (known := self._known.get(device)) is not None:
-            known.heard_s = -self._silent_s
+            known.heard_s = -math.inf
 
     def _is_here(self, known: _Known, now_s: float) -> bool:
-        return not known.offer.is_leaving and now_s - known.heard_s < self._silent_s
+        return _is_heard(known, now_s, self._silent_s)
 
     def _forget_one(self, now_s: float) -> bool:
         """Make room: whoever is gone longest."""
@@ -91,6 +88,10 @@ class Directory:
         if gone:
             del self._known[min(gone)[1]]
         return bool(gone)
+
+
+def _is_heard(known: _Known, now_s: float, within_s: float) -> bool:
+    return not known.offer.is_leaving and now_s - known.heard_s < within_s
 
 
 def _said(offer: Offer) -> tuple[object, ...]:

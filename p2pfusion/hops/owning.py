@@ -27,7 +27,6 @@ from p2pfusion.algorithms.base import Evaluation, Product, RoundContext, Vector
 from p2pfusion.config import CadenceConfig
 from p2pfusion.core.blueprint import Blueprint
 from p2pfusion.core.data import Batch, Data
-from p2pfusion.core.objectives import correct
 from p2pfusion.core.splitting import Ends
 from p2pfusion.core.training import Score
 from p2pfusion.errors import LocalError, RemoteError, TrainingError
@@ -319,7 +318,7 @@ class Owner:
     async def _evaluate(self, ends: Ends, round_: int) -> None:
         """Validation data through the chain as it is before the round's first step."""
         assert self._validation is not None
-        right, total, lost, loss = 0, 0, 0.0, self.split.recipe(round_).loss
+        right, total, lost = 0, 0, 0.0
         try:
             for number, (x, y) in enumerate(self._validation.once()):
                 if number >= EVALUATION_BATCHES_MAX:
@@ -327,9 +326,8 @@ class Owner:
                 head = self._head(round_, is_training=False)
                 sent = await self._compute.run(partial(ends.evaluate_first, x))
                 came = await self._through(head, "forward", self.linking.chain[0].address, sent)
-                output = await self._compute.run(partial(ends.evaluate_last, came))
-                right, total = right + correct(output, y), total + y.numel()
-                lost += float(loss(output, y)) * y.numel()
+                count, loss = await self._compute.run(partial(ends.judge, came, y))
+                right, total, lost = right + count, total + y.numel(), lost + loss * y.numel()
         except HopLost as error:
             await self.linking.mend(error.place, round_)
             return

@@ -13,13 +13,13 @@ from torch import nn
 
 from p2pfusion.core.blueprint import Blueprint
 from p2pfusion.core.contrastive import Contrastive
-from p2pfusion.core.data import Batch
+from p2pfusion.core.data import Batch, as_data
 from p2pfusion.core.genesis import genesis
 from p2pfusion.core.objectives import cross_entropy
 from p2pfusion.core.splitting import Copy, Ends
 from p2pfusion.core.stages import held
 from p2pfusion.core.submodel import Vector, extract, scatter
-from p2pfusion.core.training import Recipe, Sgd, train
+from p2pfusion.core.training import Recipe, Sgd, score, train
 from p2pfusion.errors import TrainingError
 from p2pfusion.zoo.blueprints import mlp, residual_cnn
 from p2pfusion.zoo.transformers import gpt, vit
@@ -155,6 +155,16 @@ def test_what_leaves_an_owner_carries_no_history_and_no_label() -> None:
     for tensor in (sent, gradient):
         assert tensor.grad_fn is None
         assert tensor.dtype == torch.float32
+
+
+def test_what_comes_back_in_evaluation_is_judged_as_the_whole_network_is() -> None:
+    blueprint, split, (x, y) = small()
+    passed = split.owner.evaluate_first(x)
+    for relay in split.relays:
+        passed = relay.evaluate(passed)
+    right, loss = split.owner.judge(passed, y)
+    whole = score(blueprint, blueprint.whole(), split.vector(), as_data((x, y), len(y), "validation"), cross_entropy)
+    assert (right / len(y), loss) == (whole.accuracy, whole.loss)
 
 
 def test_a_dropped_batch_leaves_no_trace() -> None:

@@ -65,9 +65,18 @@ def test_who_does_not_answer_is_gone_until_it_beats_again() -> None:
     known.hear([offer(1, beat=1)], 0.0)
     known.lose(device(1))
     known.lose(device(9))  # never heard of
-    assert known.here(0.0) == ()
+    assert known.here(0.0) == known.heard(0.0, 60.0) == ()
     assert known.hear([offer(1, beat=2)], 0.1)
     assert len(known.here(0.1)) == 1
+
+
+def test_who_fell_silent_was_still_heard_of_a_while_ago() -> None:
+    known = directory()
+    known.hear([offer(1), offer(2), offer(3, is_leaving=True)], 10.0)
+    known.hear([offer(2, beat=2)], 40.0)
+    assert [one.device for one in known.heard(42.0, 60.0)] == [device(1), device(2)]
+    assert [one.device for one in known.here(42.0)] == [device(2)]
+    assert [one.device for one in known.heard(70.0, 60.0)] == [device(2)]
 
 
 def test_other_runs_and_my_own_words_are_not_heard() -> None:
