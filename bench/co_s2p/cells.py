@@ -43,7 +43,16 @@ def bed_of(slow: float) -> Testbed:
 
 
 BASELINES = ("MSfusion", "FedRolex", "HeteroFL", "full, synchronous", "everybody small")
-ABLATIONS = ("synchronous", "without transfer", "random masks", "learned masks", "rolling freeze", "counted evenly")
+ABLATIONS = (
+    "synchronous",
+    "without transfer",
+    "swarm's head teaches",
+    "random masks",
+    "learned masks",
+    "rolling freeze",
+    "counted evenly",
+    "plain sum",
+)
 
 
 def _mix(data: str, alpha: float | None, rounds: int, steps: int) -> tuple[Cell, ...]:

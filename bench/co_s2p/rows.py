@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from bench.co_s2p.cells import AS_LONG
+from p2pfusion.algorithms.co_s2p import Choice, way
 from p2pfusion.algorithms.presets import PRESETS, SEMI_ASYNCHRONOUS, Preset, Terms
 from p2pfusion.algorithms.sliced import Way
 from p2pfusion.config import CadenceConfig
@@ -19,8 +21,7 @@ from p2pfusion.core.blueprint import Blueprint
 from p2pfusion.core.depth import at_exits, shallow
 from p2pfusion.core.drift import Drift
 from p2pfusion.core.schemes import Scheme
-from p2pfusion.core.tailored import HOW, How, Tailored
-from p2pfusion.core.transfer import GAMMA, Transfer
+from p2pfusion.core.transfer import Transfer
 
 SMALL = 0.25
 """What the smallest device can train."""
@@ -37,12 +38,9 @@ class Row:
     rate: float | None = None
 
 
-def _tailored(how: How = HOW, gamma: float = GAMMA, window: int | None = None, *, weighs: bool = True) -> Preset:
-    def way(blueprint: Blueprint, terms: Terms) -> Way:
-        one = Tailored(how, Transfer(gamma, window=window))
-        return Way(scheme=one, objective=one, widths=at_exits(blueprint), weighing=Drift() if weighs else None)
-
-    return Preset(text="", way=way)
+def _co_s2p(**changed: Any) -> Preset:
+    choice = Choice(**changed)
+    return Preset(text="", way=lambda blueprint, terms: way(blueprint, choice))
 
 
 def _drawn(blueprint: Blueprint, terms: Terms) -> Way:
@@ -68,11 +66,13 @@ ROWS: Mapping[str, Row] = {
     "Co-S2P": Row(PRESETS["co_s2p"], SEMI),
     AS_LONG: Row(PRESETS["co_s2p"], SEMI),
     "synchronous": Row(PRESETS["co_s2p"]),
-    "without transfer": Row(_tailored(gamma=0.0), SEMI),
+    "without transfer": Row(_co_s2p(transfer="off"), SEMI),
     "random masks": Row(Preset(text="", way=_drawn), SEMI),
-    "learned masks": Row(_tailored("masks"), SEMI),
-    "rolling freeze": Row(_tailored(window=1), SEMI),
-    "counted evenly": Row(_tailored(weighs=False), SEMI),
+    "swarm's head teaches": Row(_co_s2p(transfer="swarm"), SEMI),
+    "learned masks": Row(_co_s2p(units="masks"), SEMI),
+    "rolling freeze": Row(_co_s2p(rolling_freeze=1), SEMI),
+    "counted evenly": Row(_co_s2p(weights="even"), SEMI),
+    "plain sum": Row(_co_s2p(sum="plain"), SEMI),
     "MSfusion": Row(_cut(schemes.double_shift)),
     "FedRolex": Row(_cut(schemes.rolling)),
     "HeteroFL": Row(_cut(schemes.static)),

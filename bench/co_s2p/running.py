@@ -172,4 +172,6 @@ def _bytes(algorithm: Sliced, blueprint: Blueprint, held: SubModel) -> float:
     prepared = algorithm.prepared
     start, batches = extract(blueprint, prepared.genesis, held), prepared.train.batches(random.Random(0))
     train(blueprint, held, start, batches, replace(prepared.recipe, steps=1, round=100, objective=kept))
-    return training_bytes(load_of(blueprint, held, algorithm.way.extra_vectors), kept.batch_bytes)
+    way = algorithm.way
+    load = load_of(blueprint, held, way.extra_vectors, model_vectors=way.model_vectors)
+    return training_bytes(load, kept.batch_bytes)

@@ -7,23 +7,21 @@ the model holds in the end. `Seat.rates` carries the slice rates. Sources: MSfus
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from p2pfusion.algorithms import co_s2p
 from p2pfusion.algorithms.sliced import Sliced, Way
 from p2pfusion.config import COMMON_RATE_DEFAULT, CadenceConfig
 from p2pfusion.core import schemes
 from p2pfusion.core.blueprint import Blueprint
 from p2pfusion.core.contrastive import Contrastive
-from p2pfusion.core.depth import at_exits, shallow
-from p2pfusion.core.drift import Drift
 from p2pfusion.core.ensemble import ensemble, rotating
 from p2pfusion.core.genesis import genesis
 from p2pfusion.core.nested import Nested, prefix, widest
 from p2pfusion.core.projection import PROJECTION, with_projection
 from p2pfusion.core.submodel import Vector
-from p2pfusion.core.tailored import Tailored
 from p2pfusion.core.task import Prepared
 from p2pfusion.errors import TaskError, UsageError
 
@@ -70,6 +68,8 @@ class Preset:
     reach: Reach = "all"
     cadence: CadenceConfig = field(default_factory=CadenceConfig)
     """When its rounds are ready, where the owner of a node says nothing else."""
+    choosing: Callable[[Mapping[str, str]], Callable[[Blueprint, Terms], Way]] | None = None
+    """The way of a node that does some of it otherwise, by option and value; None: nothing of it can be chosen."""
 
 
 def ladder(common_rate: float) -> tuple[float, ...]:
@@ -105,21 +105,9 @@ def _nested(blueprint: Blueprint, terms: Terms) -> Way:
     return Way(scheme=widest(rates), objective=Nested(rates, DISTILL), widths=widths)
 
 
-def _co_s2p(blueprint: Blueprint, terms: Terms) -> Way:
-    """Co-S2P (PAPERS.md 2). The paper has a server; ours is the same mechanism over the ledger."""
-    _check_exits(blueprint)
-    tailored = Tailored()
-    later = shallow(schemes.static())  # as many units; which, the device's data say
-    return Way(scheme=tailored, objective=tailored, widths=at_exits(blueprint), weighing=Drift(), later=later)
-
-
-def _check_exits(blueprint: Blueprint) -> None:
-    """Raises `TaskError` for a network that can answer at its end only."""
-    if len(blueprint.exits) < 2:
-        raise TaskError(
-            "co_s2p: this network can answer at its end only; make it with exits, such as p2pfusion.zoo.transformers."
-            "vit(..., exits=4), or choose another algorithm, such as --algorithm members"
-        )
+def _co_s2p(options: Mapping[str, str]) -> Callable[[Blueprint, Terms], Way]:
+    choice = co_s2p.chosen(options)
+    return lambda blueprint, terms: co_s2p.way(blueprint, choice)
 
 
 def _small(blueprint: Blueprint, terms: Terms) -> Blueprint:
@@ -156,8 +144,9 @@ PRESETS: Mapping[str, Preset] = {
     ),
     "co_s2p": Preset(
         text="shallow and narrow slices of a network with exits, which learn from its deepest (Co-S2P)",
-        way=_co_s2p,
+        way=_co_s2p({}),
         cadence=SEMI_ASYNCHRONOUS,
+        choosing=_co_s2p,
     ),
     "double_shift": Preset(text="double-shifting slices and nothing else", way=plain(schemes.double_shift)),
     "heterofl": Preset(text="always the first channels (HeteroFL)", way=plain(schemes.static)),
@@ -212,7 +201,11 @@ def check_live(name: str) -> None:
 
 
 def live(name: str) -> Preset:
-    """The preset of that name, for a swarm. Raises `UsageError` naming those there are."""
+    """The preset of that name, for a swarm, with what is chosen of it: `co_s2p:transfer=swarm:sum=plain`.
+
+    Raises `UsageError` naming what there is.
+    """
+    name, *options = name.split(":")
     known = ", ".join([AUTO, *(name for name, preset in PRESETS.items() if preset.reach == "all")])
     if is_chained(name):
         raise UsageError(
@@ -225,7 +218,17 @@ def live(name: str) -> Preset:
             f"algorithm {name!r} keeps a model on every node, a swarm has one: it runs in p2pfusion.lab.rounds only; "
             f"choose one of {known}"
         )
-    return PRESETS[name]
+    return _with_options(name, options) if options else PRESETS[name]
+
+
+def _with_options(name: str, options: Sequence[str]) -> Preset:
+    pairs = [option.partition("=")[::2] for option in options]
+    chosen, choosing = dict(pairs), PRESETS[name].choosing
+    if choosing is None:
+        raise UsageError(f"algorithm {name!r} has nothing to choose: write no more than its name")
+    if len(chosen) < len(pairs) or not all(all(pair) for pair in pairs):
+        raise UsageError(f"algorithm {name!r}: each choice once, as option=value, with a colon between two")
+    return replace(PRESETS[name], way=choosing(chosen))
 
 
 def made(

@@ -17,7 +17,7 @@ from p2pfusion.core.blueprint import Blueprint
 from p2pfusion.core.drift import Weighing
 from p2pfusion.core.objectives import Objective, Plain
 from p2pfusion.core.schemes import Scheme
-from p2pfusion.core.submodel import SubModel, extract, of_blocks
+from p2pfusion.core.submodel import SubModel, extract, of_blocks, scatter
 from p2pfusion.core.task import Prepared
 from p2pfusion.core.training import Recipe, Score, Trained, score, train_members
 
@@ -32,8 +32,9 @@ class Way:
     `outer_momentum`: every contribution carries this share of what the model moved in the round before; since everybody
     adds the same, the fold's mean moves as with heavy-ball momentum (FedAvgM, Hsu et al., arXiv 1909.06335; DiLoCo's
     outer optimizer), without state that would have to be sealed. `weighing` says what a contribution is worth beside
-    others; None: all alike. `later`: a scheme whose slices are as large as these are after a node's first rounds, where
-    that is another size; only for telling people.
+    others; None: all alike. `is_expanded`: a contribution covers the whole model, with zeros outside its slice, so that
+    the fold divides by all authors and not by those who trained an element. `later`: a scheme whose slices are as large
+    as these are after a node's first rounds, where that is another size; only for telling people.
     """
 
     scheme: Scheme
@@ -42,12 +43,23 @@ class Way:
     widths: Mapping[str, SubModel] = field(default_factory=dict)
     aside: tuple[str, ...] = ()
     weighing: Weighing | None = None
+    is_expanded: bool = False
     later: Scheme | None = None
 
     @property
     def extra_vectors(self) -> int:
         """Vectors as long as the sub-model that are kept: the objective's, and for weighing the slice received last."""
         return self.objective.extra_vectors + (self.weighing is not None)
+
+    @property
+    def sees_model(self) -> bool:
+        """Whether a round takes the values of the whole model."""
+        return self.outer_momentum > 0 or self.objective.sees_model
+
+    @property
+    def model_vectors(self) -> int:
+        """Vectors as long as the model: its values, those a round ago, a teacher's network, what is contributed."""
+        return self.sees_model + (self.outer_momentum > 0) + self.objective.sees_model + self.is_expanded
 
     def networks(self, blueprint: Blueprint) -> Mapping[str, SubModel]:
         """What may be taken home; empty: the whole model."""
@@ -95,9 +107,9 @@ class Sliced:
     async def round(self, ctx: RoundContext) -> None:
         blueprint, sub_model = self.blueprint, self.scheme(self.blueprint, ctx.seat, ctx.rng)
         share, last = self._momentum(ctx.round)
-        held = blueprint.whole() if self.way.outer_momentum else sub_model
+        held = blueprint.whole() if self.way.sees_model else sub_model
         head = await ctx.extract(held)
-        recipe = self._recipe(ctx)
+        recipe = replace(self._recipe(ctx), model=head if held == blueprint.whole() else None)
         changed = recipe.objective.trains(blueprint, sub_model, ctx.round)
         seed = self._rng.getrandbits(32)
 
@@ -114,6 +126,10 @@ class Sliced:
         if self.way.outer_momentum:
             self._last = ctx.round, head
         worth = await self._worth(ctx, changed, delta, lambda: _part(blueprint, head, held, changed))
+        if self.way.is_expanded:
+            part, held = delta, changed
+            changed = blueprint.whole()
+            delta = await ctx.compute(lambda: _expanded(blueprint, held, part), 0.0)
         await ctx.contribute(changed, delta, trained.samples, trained.loss, worth)
 
     async def _worth(
@@ -158,6 +174,13 @@ class Sliced:
             name: score(self.blueprint, width, extract(self.blueprint, model, width), data, loss, place=place)
             for name, width in (self.way.widths or whole).items()
         }
+
+
+def _expanded(blueprint: Blueprint, held: SubModel, values: Vector) -> Vector:
+    """Values of a sub-model as long as the whole model, zeros elsewhere."""
+    found = np.zeros(blueprint.size, np.float32)
+    scatter(blueprint, found, held, values)
+    return found
 
 
 def _part(blueprint: Blueprint, values: Vector, held: SubModel, part: SubModel) -> Vector:

@@ -14,7 +14,7 @@ from statistics import median
 from time import perf_counter
 
 from p2pfusion import __version__
-from p2pfusion.algorithms.presets import PRESETS, Terms, algorithm
+from p2pfusion.algorithms.presets import Terms, algorithm, live
 from p2pfusion.algorithms.sliced import Sliced
 from p2pfusion.app.costs import RateCost, Trial, costs
 from p2pfusion.app.output import object_text
@@ -189,7 +189,7 @@ def words_of(checked: Checked) -> list[str]:
         f" data   train {_samples(checked.train_samples)}, validation {_samples(checked.validation_samples)}, "
         f"{checked.steps_per_round} steps per round"
         f"{CALIBRATED if checked.calibrated else ''}",
-        f" run    {checked.algorithm}: {PRESETS[checked.algorithm].text}; {count(checked.run_parameters)} parameters",
+        f" run    {checked.algorithm}: {live(checked.algorithm).text}; {count(checked.run_parameters)} parameters",
         f" slice  {slice_words}, {percent(checked.share)} of the run's model; "
         f"{checked.slice_step_s * 1000:.1f} ms per step here, the full model {checked.full_step_s * 1000:.1f} ms",
         *_later_words(checked),

@@ -49,6 +49,7 @@ class Contrastive:
 
     is_scaled = True
     extra_vectors = 3  # two frozen networks, and at rest the last slice
+    sees_model = False
 
     def __init__(self, weight: float = WEIGHT, temperature: float = TEMPERATURE) -> None:
         if not (weight >= 0 and temperature > 0):

@@ -34,8 +34,8 @@ VECTORS_AT_REST = 2
 class Load:
     """What is trained: scalars in all, and of the largest of the networks, which are trained one after the other.
 
-    `extra_vectors`: kept besides, each as long as the sub-model. `networks` of the `networks_all` in the
-    model; `is_sliced`: by axes.
+    `extra_vectors`: kept besides, each as long as the sub-model; `model_scalars`: of vectors as long as the model.
+    `networks` of the `networks_all` in the model; `is_sliced`: by axes.
     """
 
     parameters: int
@@ -44,19 +44,36 @@ class Load:
     networks: int = 1
     networks_all: int = 1
     is_sliced: bool = True
+    model_scalars: int = 0
 
     @property
     def value_bytes(self) -> int:
         """Of all vectors, at their fullest."""
         vectors = VECTORS_WHILE_TRAINING + self.extra_vectors
-        return FLOAT_BYTES * (vectors * self.largest + VECTORS_AT_REST * (self.parameters - self.largest))
+        at_rest = VECTORS_AT_REST * (self.parameters - self.largest)
+        return FLOAT_BYTES * (vectors * self.largest + at_rest + self.model_scalars)
 
 
-def load_of(blueprint: Blueprint, sub_model: SubModel, extra_vectors: int = 0, *, is_sliced: bool = True) -> Load:
-    """Of training that sub-model."""
+def load_of(
+    blueprint: Blueprint,
+    sub_model: SubModel,
+    extra_vectors: int = 0,
+    *,
+    model_vectors: int = 0,
+    is_sliced: bool = True,
+) -> Load:
+    """Of training that sub-model, with so many vectors besides as long as it, and as the whole model."""
     members, size = blueprint.members_in(sub_model), sub_model.size(blueprint)
     largest = max((SubModel(one, sub_model.kept).size(blueprint) for one in members), default=size)
-    return Load(size, largest, extra_vectors, len(members) or 1, len(blueprint.members) or 1, is_sliced)
+    return Load(
+        parameters=size,
+        largest=largest,
+        extra_vectors=extra_vectors,
+        networks=len(members) or 1,
+        networks_all=len(blueprint.members) or 1,
+        is_sliced=is_sliced,
+        model_scalars=model_vectors * blueprint.size,
+    )
 
 
 def training_bytes(load: Load, batch_bytes: int) -> int:
@@ -73,6 +90,7 @@ class Kept:
     def __init__(self, objective: Objective) -> None:
         self._objective = objective
         self.is_scaled, self.extra_vectors = objective.is_scaled, objective.extra_vectors
+        self.sees_model = objective.sees_model
         self.bytes = self.largest_bytes = 0
 
     @property

@@ -38,6 +38,7 @@ class Nested:
 
     is_scaled = False
     extra_vectors = 0
+    sees_model = False
 
     def __init__(self, rates: Sequence[float], distill: float = 0.0) -> None:
         """`rates`: the widths of the run as shares of every axis, the first of which everybody can train.

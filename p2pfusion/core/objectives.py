@@ -29,7 +29,7 @@ StepLoss = Callable[[nn.Module, torch.Tensor, torch.Tensor], torch.Tensor]
 class Job:
     """One local training: the sub-model, its values before (flat float32), the owner's loss, a seed for chance.
 
-    `round`: the index of the round it is for.
+    `round`: the index of the round it is for. `model`: values of the whole model, for an objective that sees it.
     """
 
     blueprint: Blueprint
@@ -38,6 +38,7 @@ class Job:
     loss: Loss
     seed: int
     round: int = 0
+    model: Vector | None = None
 
 
 class Objective(Protocol):
@@ -47,6 +48,8 @@ class Objective(Protocol):
     """Whether the network trains with Scalers (`Blueprint.build`)."""
     extra_vectors: int
     """Vectors as long as the sub-model that it holds while one trains, of earlier trainings; 0: it remembers none."""
+    sees_model: bool
+    """Whether it looks at the whole model, of which it holds a network while one trains."""
 
     def trains(self, blueprint: Blueprint, sub_model: SubModel, round_index: int) -> SubModel:
         """Those of its blocks that the training of this round changes; the others stay, and are not contributed."""
@@ -66,6 +69,7 @@ class Plain:
 
     is_scaled = True
     extra_vectors = 0
+    sees_model = False
 
     def trains(self, blueprint: Blueprint, sub_model: SubModel, round_index: int) -> SubModel:
         """What the network's output depends on."""

@@ -41,11 +41,12 @@ class Tailored:
     """
 
     is_scaled = Transfer.is_scaled
-    extra_vectors = 0
+    extra_vectors = Transfer.extra_vectors
 
     def __init__(self, how: How = HOW, transfer: Transfer | None = None) -> None:
         self._how = how
         self._transfer = Transfer() if transfer is None else transfer
+        self.sees_model = self._transfer.sees_model
         self._rate = 1.0
         self._learning: Learning | None = None
         self._done = 0

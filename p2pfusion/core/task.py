@@ -123,12 +123,13 @@ class Prepared:
 
     @property
     def recipe(self) -> Recipe:
-        """What `training.train` takes, at the factor 1."""
+        """What `training.train` takes, at the factor 1 and with the model as it begins."""
         return Recipe(
             loss=self.loss if self.shift is None else calibrated(self.loss, self.shift),
             optimizer=self.optimizer,
             steps=self.steps_per_round,
             clip_norm=self.clip_norm,
+            model=self.genesis,
             place=self.place,
         )
 

@@ -96,8 +96,8 @@ class Recipe:
 
     Gradients are clipped to `clip_norm` (L2, over all parameters; None: never). HeteroFL trains with 1.0 (PAPERS.md
     4.1), and thin slices need it: the Scaler multiplies their gradients by 1/rate. The optimizer's learning rate is
-    multiplied by `lr_factor`; `objective` makes of the loss what a step minimises, in round `round`; `place` is where
-    that happens.
+    multiplied by `lr_factor`; `objective` makes of the loss what a step minimises, in round `round`, perhaps by what
+    the whole `model` says; `place` is where that happens.
     """
 
     loss: Loss
@@ -107,6 +107,7 @@ class Recipe:
     lr_factor: float = 1.0
     round: int = 0
     objective: Objective = field(default_factory=Plain)
+    model: Vector | None = None
     place: Place = CPU
 
     def step(self, optimizer: Optimizer, parameters: Iterable[nn.Parameter]) -> None:
@@ -144,7 +145,13 @@ def train(
     """
     with recipe.place.seeded(seed):
         job = Job(
-            blueprint=blueprint, sub_model=sub_model, start=start, loss=recipe.loss, seed=seed, round=recipe.round
+            blueprint=blueprint,
+            sub_model=sub_model,
+            start=start,
+            loss=recipe.loss,
+            seed=seed,
+            round=recipe.round,
+            model=recipe.model,
         )
         module = loaded(blueprint, sub_model, start, scaled=recipe.objective.is_scaled, place=recipe.place).train()
         _freeze(module, blueprint, recipe.objective.trains(blueprint, sub_model, recipe.round))

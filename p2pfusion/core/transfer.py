@@ -6,45 +6,55 @@ where y_j is what exit j of a slice says, J its deepest; CE stands for the owner
 teacher detached and the divergence a mean over the batch, as marked there: the released code divides by the classes
 too, and lets the teacher follow its pupils. Where a slice has one exit, it is the owner's loss.
 
+A device that holds no deep block has no deepest exit to learn from. With the teacher `swarm` it asks the model as it
+stands at the round's begin, whole, in its forward pass only: every exit that it holds learns from what that says.
+
 `window`: PAPERS.md 2.2's rolling freeze, see `rolled`. Knows no scheme and no peers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Literal
 
 import torch
 from torch import nn
 
 from p2pfusion.core.blueprint import Blueprint
+from p2pfusion.core.depth import at_exits
 from p2pfusion.core.exits import held_by
 from p2pfusion.core.nested import divergence
 from p2pfusion.core.objectives import Job, StepLoss
-from p2pfusion.core.submodel import SubModel
+from p2pfusion.core.submodel import SubModel, extract
+from p2pfusion.core.training import loaded
 from p2pfusion.errors import UsageError
 
 GAMMA, TEMPERATURE = 0.5, 3.0
 WARM_UP_ROUNDS = 10
 """Till then the deepest exit knows nothing worth telling."""
+Teacher = Literal["own", "swarm"]
+"""Whose deepest exit tells: the device's own, or the model's where the device does not hold it."""
 
 
 class Transfer:
     """An `Objective` for networks with exits: each learns from the labels, the shallower ones from the deepest too.
 
     `gamma` >= 0: weight of what the deepest tells, 0: nothing. `window`: layers trained in a round, None all of them.
-    Raises `UsageError`.
+    `teacher`: whose deepest exit. Raises `UsageError`.
     """
 
     is_scaled = True
     extra_vectors = 0
 
-    def __init__(self, gamma: float = GAMMA, window: int | None = None) -> None:
+    def __init__(self, gamma: float = GAMMA, window: int | None = None, teacher: Teacher = "own") -> None:
         if not (gamma >= 0 and (window is None or window >= 1)):
             raise UsageError(
                 f"transfer of weight {gamma}, {window} layers a round: needs a weight of at least 0, at least 1 layer"
             )
         self._gamma = gamma
         self._window = window
+        self.sees_model = teacher == "swarm" and gamma > 0
 
     def trains(self, blueprint: Blueprint, sub_model: SubModel, round_index: int) -> SubModel:
         """All of it, or what `rolled` gives."""
@@ -53,14 +63,15 @@ class Transfer:
     def begin(self, job: Job) -> StepLoss:
         """The loss of the steps that follow."""
         gamma = self._gamma if job.round >= WARM_UP_ROUNDS else 0.0
+        ask = _teacher(job) if gamma and self.sees_model else None
 
         def step_loss(module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-            *shallow, deepest = answers(module, x)
-            value = job.loss(deepest, y)
-            for output in shallow:
-                value = value + job.loss(output, y)
-                if gamma:
-                    value = value + gamma * told(output, deepest, TEMPERATURE)
+            said = answers(module, x)
+            value = sum((job.loss(output, y) for output in said[:-1]), start=job.loss(said[-1], y))
+            if gamma:
+                teacher, pupils = (said[-1], said[:-1]) if ask is None else (ask(x), said)
+                for output in pupils:
+                    value = value + gamma * told(output, teacher, TEMPERATURE)
             return value
 
         return step_loss
@@ -73,6 +84,24 @@ def answers(module: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """What every exit of a built network says, the shallowest first."""
     said: tuple[torch.Tensor, ...] = module.answers(x)  # type: ignore[operator]
     return said
+
+
+def _teacher(job: Job) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    """What the model's deepest exit says of a batch; None where the slice holds that exit itself."""
+    blueprint = job.blueprint
+    if blueprint.exits[-1].head in job.sub_model.blocks:
+        return None
+    if job.model is None:
+        raise ValueError("the swarm's head teaches nothing without the model's values")
+    deepest = list(at_exits(blueprint).values())[-1]
+    network = loaded(blueprint, deepest, extract(blueprint, job.model, deepest), scaled=False).eval()
+
+    @torch.no_grad()
+    def ask(x: torch.Tensor) -> torch.Tensor:
+        said: torch.Tensor = network.to(x.device)(x)
+        return said
+
+    return ask
 
 
 def told(output: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:

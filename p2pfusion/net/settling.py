@@ -174,8 +174,8 @@ def slice_by(scheme: Scheme, blueprint: Blueprint, rate: float, seed: int = 0) -
 def load_at(made: Sliced, rate: float, seed: int = 0) -> Load:
     """What training that takes; it is sliced if the slices of small rates have kept axes."""
     is_sliced = bool(slice_at(made, min(RATES), seed).kept)
-    sub_model, extra = slice_at(made, rate, seed), made.way.extra_vectors
-    return load_of(made.blueprint, sub_model, extra, is_sliced=is_sliced)
+    sub_model, way = slice_at(made, rate, seed), made.way
+    return load_of(made.blueprint, sub_model, way.extra_vectors, model_vectors=way.model_vectors, is_sliced=is_sliced)
 
 
 def experienced(objective: Objective, prepared: Prepared, sub_model: SubModel, steps: int = 1) -> Objective:

@@ -19,6 +19,7 @@ from p2pfusion.algorithms.presets import (
     PRESETS,
     Terms,
     algorithm,
+    cadence_of,
     check_live,
     ladder,
     made,
@@ -106,6 +107,46 @@ def test_an_unknown_name_is_the_users_mistake_and_the_known_ones_are_named(prepa
     known = ", ".join(["auto", *LIVE])
     with pytest.raises(UsageError, match=f"unknown algorithm '{name}': choose one of {known}$") as caught:
         algorithm(name, prepared)
+    assert caught.value.exit_status == 2
+
+
+def test_what_can_be_chosen_of_a_row_goes_behind_its_name(with_exits: Prepared) -> None:
+    name = "co_s2p:units=masks:transfer=swarm:rolling_freeze=1:weights=even:sum=plain"
+    check_live(name)
+    made_so = algorithm(name, with_exits)
+    assert made_so.product.origin["algorithm"] == name
+    assert (made_so.way.weighing, made_so.way.is_expanded, made_so.way.objective.sees_model) == (None, True, True)
+    assert cadence_of(name) == cadence_of("co_s2p") != cadence_of("full")
+    usual = algorithm("co_s2p", with_exits).way
+    assert usual.weighing is not None
+    assert not usual.is_expanded
+    assert not usual.objective.sees_model
+    assert usual.networks(with_exits.blueprint) == made_so.way.networks(with_exits.blueprint)
+
+
+CHOICES = (
+    r"choose of units=importance\|masks, transfer=own\|swarm\|off, rolling_freeze=LAYERS, weights=drift\|even, "
+    r"sum=mean\|plain$"
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("co_s2p:sum=much", f"co_s2p has no sum=much: {CHOICES}"),
+        ("co_s2p:rolling_freeze=-1", "co_s2p has no rolling_freeze=-1: choose of units="),
+        ("co_s2p:rolling_freeze=²", "co_s2p has no rolling_freeze=²: choose of units="),
+        ("co_s2p:tea=green", "co_s2p has no tea=green: choose of units="),
+        ("co_s2p:sum", "each choice once, as option=value"),
+        ("co_s2p:", "each choice once, as option=value"),
+        ("co_s2p:sum=plain:sum=mean", "each choice once, as option=value"),
+        ("full:sum=plain", "'full' has nothing to choose: write no more than its name"),
+        ("fedavg:sum=plain", "unknown algorithm 'fedavg'"),
+    ],
+)
+def test_a_wrong_choice_is_the_users_mistake_and_the_right_ones_are_named(name: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said) as caught:
+        check_live(name)
     assert caught.value.exit_status == 2
 
 

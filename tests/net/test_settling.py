@@ -57,6 +57,24 @@ def test_what_an_algorithm_keeps_besides_is_part_of_its_load(name: str, vectors:
     assert load_at(made, 1.0).extra_vectors == vectors
 
 
+@pytest.mark.parametrize(
+    ("name", "momentum", "vectors"),
+    [
+        ("co_s2p", 0.0, 0),
+        ("co_s2p:transfer=swarm", 0.0, 2),
+        ("co_s2p:sum=plain", 0.0, 1),
+        ("full", 0.5, 2),
+        ("co_s2p:transfer=swarm:sum=plain", 0.5, 4),
+    ],
+)
+def test_vectors_as_long_as_the_model_are_part_of_the_load_too(name: str, momentum: float, vectors: int) -> None:
+    blueprint = vit(4, 2, 1, 8, 2, 2, 8, 2, exits=2)
+    own = prepare(Task(blueprint, (torch.randn(8, 1, 4, 4), torch.zeros(8).long())), 0)
+    load = load_at(algorithm(name, own, terms=Terms(outer_momentum=momentum)), 0.5)
+    assert load.model_scalars == vectors * blueprint.size
+    assert load.value_bytes == replace(load, model_scalars=0).value_bytes + 4 * vectors * blueprint.size
+
+
 class Fake:
     """A trial that only passes time: `step_s` of the whole at a place, with the square of the rate for a slice."""
 
@@ -187,7 +205,7 @@ def test_what_cannot_be_sliced_says_so(prepared: Prepared) -> None:
 class Counting:
     """An objective of which every step takes longer once it remembers a training."""
 
-    is_scaled, extra_vectors = True, 1
+    is_scaled, extra_vectors, sees_model = True, 1, False
 
     def __init__(self, clock: list[float]) -> None:
         self.clock, self.trainings = clock, 0

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from p2pfusion.algorithms.presets import PRESETS, SEMI_ASYNCHRONOUS, Terms, cadence_of, made
+from p2pfusion.algorithms.presets import PRESETS, SEMI_ASYNCHRONOUS, Terms, cadence_of, live, made
 from p2pfusion.config import WEIGHT_MAX, CadenceConfig
 from p2pfusion.core import schemes
 from p2pfusion.core.blueprint import Blueprint, units_kept
@@ -21,7 +21,7 @@ from p2pfusion.core.fold import Weighted, fold
 from p2pfusion.core.genesis import genesis
 from p2pfusion.core.objectives import Job, Objective, StepLoss, cross_entropy
 from p2pfusion.core.schemes import Seat
-from p2pfusion.core.submodel import SubModel, Vector, extract, layout, of_blocks
+from p2pfusion.core.submodel import SubModel, Vector, extract, layout, of_blocks, scatter
 from p2pfusion.core.tailored import Tailored
 from p2pfusion.core.task import Task, prepare
 from p2pfusion.core.training import Recipe, Sgd, Trained, loaded, train
@@ -324,6 +324,45 @@ def test_switched_off_nothing_is_told() -> None:
             Transfer(**wrong)  # type: ignore[arg-type]
 
 
+def at(round_index: int, held: SubModel, model: Vector | None = None) -> Job:
+    none = np.zeros(0, np.float32)
+    return Job(
+        blueprint=VIT, sub_model=held, start=none, loss=cross_entropy, seed=0, round=round_index, model=model
+    )  # fmt: skip
+
+
+def test_without_a_deep_block_the_swarms_head_teaches_every_exit() -> None:
+    """The same loss with the model's deepest exit as teacher, the device's own deepest among the pupils."""
+    held, swarm = beginning(VIT, 0.5), alive(VIT)[::-1].copy()
+    module = loaded(VIT, held, extract(VIT, alive(VIT), held)).eval()
+    found = Transfer(teacher="swarm").begin(at(10, held, swarm))(module, X, Y)
+    teacher = F.softmax(loaded(VIT, VIT.whole(), swarm, scaled=False).eval()(X) / 3, 1)
+    expected = sum(
+        F.cross_entropy(one, Y) + 0.5 * 9 * F.kl_div(F.log_softmax(one / 3, 1), teacher, reduction="batchmean")
+        for one in module.answers(X)  # type: ignore[operator]
+    )
+    assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+    assert torch.equal(
+        Transfer(teacher="swarm").begin(at(9, held))(module, X, Y), Transfer().begin(at(9, held))(module, X, Y)
+    ), "in the warm-up it is not even looked at"
+
+
+def test_who_holds_the_deepest_exit_is_its_own_teacher() -> None:
+    module = loaded(VIT, VIT.whole(), alive(VIT)).eval()
+    own, swarms = (Transfer(teacher=one).begin(at(10, VIT.whole()))(module, X, Y) for one in ("own", "swarm"))  # type: ignore[arg-type]
+    assert torch.equal(own, swarms)
+
+
+def test_a_round_shows_its_objective_the_model_that_it_began_with() -> None:
+    """Round 10 is the first in which the swarm's head teaches: the same node, taught and not, differs from then on."""
+    x = np.random.default_rng(0).standard_normal((48, 1, 4, 4)).astype(np.float32)
+    task = Task(VIT, (x, x[:, 0, 0, :3].argmax(1)), batch_size=16, steps_per_round=1)
+    kinds = ("co_s2p:transfer=off", "co_s2p:transfer=swarm")
+    plays = [rounds([made(live(kind), prepare(task, 0), Terms())], [0.25], "all") for kind in kinds]
+    same = [(next(plays[0]).models[0] == next(plays[1]).models[0]).all() for _ in range(12)]
+    assert same == [True] * 10 + [False] * 2
+
+
 # -- 2.5 staleness -----------------------------------------------------------------------------------------------------
 
 CUT = SubModel(("exit1",))
@@ -399,6 +438,28 @@ def test_mixed_depths_and_widths_fold_element_by_element() -> None:
 def extract_bias(item: Weighted) -> Vector:
     values: Vector = np.asarray(item.values)[layout(VIT, item.sub_model)["head.linear.bias"][0]]
     return values
+
+
+def test_the_plain_sum_divides_by_all_authors() -> None:
+    """PAPERS.md 2.5: W + sum of s_i * Delta_i, zeros outside each slice; elements that one of two trained move half."""
+    x = np.random.default_rng(0).standard_normal((48, 1, 4, 4)).astype(np.float32)
+    task = Task(VIT, (x, x[:, 0, 0, :3].argmax(1)), batch_size=16, steps_per_round=2)
+    moves, given = {}, {}
+    for kind in ("mean", "plain"):
+        preset = live(f"co_s2p:sum={kind}")
+        nodes = [made(preset, prepare(task, 0, (rank, 2)), Terms(), rank) for rank in range(2)]
+        played = next(rounds(nodes, [1.0, 0.25], "all"))
+        moves[kind], given[kind] = played.models[0] - nodes[0].genesis, played.contributed
+    first, second = given["mean"]
+    assert [one.sub_model for one in given["plain"]] == [VIT.whole()] * 2
+    assert first.weight == second.weight
+    shallow_part = np.zeros(VIT.size, np.float32)
+    scatter(VIT, shallow_part, second.sub_model, second.delta)
+    assert np.array_equal(given["plain"][1].delta, shallow_part)
+    assert np.allclose(moves["plain"], (first.delta + shallow_part) / 2, atol=1e-6)
+    deep = VIT.parameter_slices["head.linear.weight"]
+    assert np.abs(moves["mean"][deep]).max() > 0
+    assert np.allclose(moves["plain"][deep], moves["mean"][deep] / 2, atol=1e-6)
 
 
 def test_devices_of_all_rates_learn_together() -> None:

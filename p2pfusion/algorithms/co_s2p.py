@@ -1,0 +1,91 @@
+"""Co-S2P's row, and what of it can be chosen: `--algorithm co_s2p:transfer=swarm:rolling_freeze=1`.
+
+The paper (PAPERS.md 2) has a server; ours is the same mechanism over the ledger. Everything chosen here is a device's
+own affair: the fold knows none of it, and devices that chose differently train one model. Knows no names of rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Literal, get_args
+
+from p2pfusion.algorithms.sliced import Way
+from p2pfusion.core import schemes
+from p2pfusion.core.blueprint import Blueprint
+from p2pfusion.core.depth import at_exits, shallow
+from p2pfusion.core.drift import Drift
+from p2pfusion.core.tailored import HOW, How, Tailored
+from p2pfusion.core.transfer import GAMMA, Transfer
+from p2pfusion.errors import TaskError, UsageError
+
+Teaching = Literal["own", "swarm", "off"]
+Weights = Literal["drift", "even"]
+Sum = Literal["mean", "plain"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """What of Co-S2P a device does, as the default or otherwise.
+
+    `units`: what says which it keeps (PAPERS.md 2.3). `transfer`: what its exits learn from, the deepest that it holds,
+    the swarm's head where it holds no deep block, or nothing (2.4). `rolling_freeze`: layers trained in a round, 0: all
+    of them (2.2). `weights`: what a contribution is worth (2.5). `sum`: each element's mean over those who trained it,
+    or the released code's plain sum, where who did not train it counts with zero, and sends the whole length (2.5).
+    """
+
+    units: How = HOW
+    transfer: Teaching = "own"
+    rolling_freeze: int = 0
+    weights: Weights = "drift"
+    sum: Sum = "mean"
+
+
+_WORDS: Mapping[str, tuple[str, ...]] = {
+    "units": get_args(How),
+    "transfer": get_args(Teaching),
+    "weights": get_args(Weights),
+    "sum": get_args(Sum),
+}
+_NUMBER = "rolling_freeze"
+
+
+def chosen(options: Mapping[str, str]) -> Choice:
+    """Raises `UsageError` naming what there is."""
+    found: dict[str, str | int] = {}
+    for name, value in options.items():
+        if name == _NUMBER and value.isascii() and value.isdigit():
+            found[name] = int(value)
+        elif value in _WORDS.get(name, ()):
+            found[name] = value
+        else:
+            there = (f"{field.name}={'|'.join(_WORDS.get(field.name, ('LAYERS',)))}" for field in fields(Choice))
+            raise UsageError(f"co_s2p has no {name}={value}: choose of {', '.join(there)}")
+    return Choice(**found)  # type: ignore[arg-type]
+
+
+def way(blueprint: Blueprint, choice: Choice) -> Way:
+    """How a node works that chose so. Raises `TaskError` for a network that can answer at its end only."""
+    _check_exits(blueprint)
+    transfer = Transfer(
+        gamma=0.0 if choice.transfer == "off" else GAMMA,
+        window=choice.rolling_freeze or None,
+        teacher="swarm" if choice.transfer == "swarm" else "own",
+    )
+    tailored = Tailored(choice.units, transfer)
+    return Way(
+        scheme=tailored,
+        objective=tailored,
+        widths=at_exits(blueprint),
+        weighing=Drift() if choice.weights == "drift" else None,
+        is_expanded=choice.sum == "plain",
+        later=shallow(schemes.static()),  # as many units; which, the device's data say
+    )
+
+
+def _check_exits(blueprint: Blueprint) -> None:
+    if len(blueprint.exits) < 2:
+        raise TaskError(
+            "co_s2p: this network can answer at its end only; make it with exits, such as p2pfusion.zoo.transformers."
+            "vit(..., exits=4), or choose another algorithm, such as --algorithm members"
+        )
