@@ -82,7 +82,7 @@ def cut(blueprint: Blueprint, runs: Sequence[Sequence[str]], values: Vector) -> 
 
 
 Drawn = Callable[[str], Vector]
-"""Name of a parameter -> its values, flat float32: for models that nobody has in memory."""
+"""Name of a parameter -> its values, flat float32, the caller's to keep: for models that nobody has in memory."""
 
 
 def one_by_one(blueprint: Blueprint, values: Vector | Drawn) -> Iterator[StageNetwork]:
@@ -95,17 +95,10 @@ def one_by_one(blueprint: Blueprint, values: Vector | Drawn) -> Iterator[StageNe
     pieces = _pieces(blueprint)
     for block in blueprint.blocks:
         needed = dict.fromkeys(name for piece in pieces if piece.block == block for name in piece.names.values())
-        yield _filled(pieces, [[block]], {name: (drawn(name), places[name][1]) for name in needed})[0]
+        found = {name: (drawn(name), places[name][1]) for name in needed}
+        yield _filled(pieces, [[block]], found, copies=not callable(values))[0]
+        del found
         pieces = [piece for piece in pieces if piece.block != block]
-
-
-def outlines(blueprint: Blueprint) -> Iterator[StageNetwork]:
-    """Every block by itself, in order, on torch's meta device, without memory. Raises `TaskError` as `cut`."""
-    pieces = _pieces(blueprint)
-    for block in blueprint.blocks:
-        mine = [piece for piece in pieces if piece.block == block]
-        names = tuple(dict.fromkeys(name for piece in mine for name in piece.names.values()))
-        yield StageNetwork((block,), [piece.module for piece in mine], names).train()
 
 
 def check_chain(blueprint: Blueprint, values: Vector, x: torch.Tensor) -> None:
@@ -238,7 +231,11 @@ def _check_ties(pieces: Sequence[_Piece], blocks: Sequence[str]) -> None:
 
 
 def _filled(
-    pieces: Sequence[_Piece], runs: Sequence[Sequence[str]], values: Mapping[str, tuple[Vector, tuple[int, ...]]]
+    pieces: Sequence[_Piece],
+    runs: Sequence[Sequence[str]],
+    values: Mapping[str, tuple[Vector, tuple[int, ...]]],
+    *,
+    copies: bool = True,
 ) -> list[StageNetwork]:
     """The runs' modules with real parameters in place of those without memory."""
     made: dict[str, nn.Parameter] = {}
@@ -248,7 +245,10 @@ def _filled(
         for piece in mine:
             for inner, name in piece.names.items():
                 if name not in made:
-                    made[name] = _real(piece.module.get_parameter(inner), *values[name])
+                    given, shape = values[name]
+                    # An own copy: sealed vectors are read-only, which torch cannot express.
+                    own = given.copy() if copies else given
+                    made[name] = _real(piece.module.get_parameter(inner), own, shape)
                 owner, _, leaf = inner.rpartition(".")
                 piece.module.get_submodule(owner)._parameters[leaf] = made[name]
             _check_buffers(piece)
@@ -260,8 +260,7 @@ def _filled(
 def _real(empty: nn.Parameter, values: Vector, shape: tuple[int, ...]) -> nn.Parameter:
     if tuple(empty.shape) != shape:
         raise TaskError(f"blueprint: the factory built {tuple(empty.shape)} instead of {shape}")
-    # An own copy: sealed vectors are read-only, which torch cannot express.
-    return nn.Parameter(torch.tensor(values).view(shape), requires_grad=empty.requires_grad)
+    return nn.Parameter(torch.from_numpy(values).view(shape), requires_grad=empty.requires_grad)
 
 
 def _check_buffers(piece: _Piece) -> None:

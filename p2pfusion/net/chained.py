@@ -79,7 +79,7 @@ def piecewise(task: Task, seed: int, part: tuple[int, int] | None = None, role: 
     blueprint = prepared.blueprint
     by_name = {parameter.name: parameter for parameter in blueprint.parameters}
     if role == "owner" and _largest_bytes(blueprint) > COUNTED_BYTES:
-        profile = count(blueprint, batch, prepared.recipe)
+        profile = count(blueprint, batch, prepared.recipe, perf_counter)
     else:
         profile = measure(
             blueprint,

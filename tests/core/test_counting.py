@@ -1,7 +1,13 @@
-"""Counted profiles beside measured ones: the same bytes, seconds that compare blocks as a clock would."""
+"""Counted profiles beside measured ones: the same bytes, the clock's seconds, and no memory for weights."""
 
 from __future__ import annotations
 
+import itertools
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from time import perf_counter
 
 import pytest
@@ -35,39 +41,64 @@ NETWORKS: dict[str, tuple[Blueprint, Batch]] = {
 }  # fmt: skip
 
 
+def clock() -> Callable[[], float]:
+    """A second later each time."""
+    return partial(next, itertools.count(0.0))
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_bytes_are_those_that_a_measurement_finds(name: str) -> None:
     blueprint, batch = NETWORKS[name]
-    counted = count(blueprint, batch, RECIPE)
+    counted = count(blueprint, batch, RECIPE, clock())
     values = genesis(blueprint, 0)
     measured = measure(blueprint, values, batch, RECIPE, seconds=0.0, clock=perf_counter, origin="here")
     for one, other in zip(counted.blocks, measured.blocks, strict=True):
-        assert one.name == other.name
-        for field in ("output_bytes", "parameter_bytes", "gradient_bytes", "optimiser_bytes"):
-            assert getattr(one, field) == getattr(other, field), (one.name, field)
-        # Attention on a processor keeps other things than on the meta device.
-        assert one.kept_bytes == pytest.approx(other.kept_bytes, rel=0.3 if "layer" in one.name else 1e-9)
-        assert one.forward_s > 0
-        assert one.backward_s > one.forward_s or "embed" in one.name
+        assert replace(one, forward_s=0, backward_s=0, optimiser_s=0, kept_bytes=0) == replace(
+            other, forward_s=0, backward_s=0, optimiser_s=0, kept_bytes=0
+        )
+        assert one.kept_bytes == pytest.approx(other.kept_bytes, rel=1e-3)
 
 
-def test_what_has_twice_the_products_takes_twice_as_long() -> None:
-    batch = torch.randn(512, 256), torch.arange(512) % 10
-    counted = count(mlp(256, (1024, 1024, 2048), 10), batch, RECIPE)
-    first, second, third, _ = (block.forward_s for block in counted.blocks)
-    assert second / first == pytest.approx(4, rel=0.2)
-    assert third / second == pytest.approx(2, rel=0.2)
+def test_a_backward_pass_takes_twice_as_long_as_a_forward_one() -> None:
+    blueprint, batch = NETWORKS["mlp"]
+    for block in count(blueprint, batch, RECIPE, clock()).blocks:
+        assert (block.forward_s, block.backward_s) == (1.0, 2.0)
+        assert block.optimiser_s == pytest.approx(5 * block.parameter_bytes / 1e10, abs=1e-9)
 
 
-def test_equal_networks_have_equal_profiles() -> None:
-    blueprint, batch = NETWORKS["cnn"]
-    assert count(blueprint, batch, RECIPE) == count(blueprint, batch, RECIPE)
+def test_an_optimisers_state_is_found_without_making_it() -> None:
+    blueprint, batch = NETWORKS["mlp"]
+    for factory, times in ((partial(Sgd, lr=0.1), 0), (partial(torch.optim.Adam, lr=0.1), 2)):
+        blocks = count(blueprint, batch, replace(RECIPE, optimizer=factory), clock()).blocks
+        assert [block.optimiser_bytes for block in blocks] == [times * block.parameter_bytes for block in blocks]
 
 
-def test_a_loss_that_needs_values_is_named() -> None:
+def test_weights_take_no_memory() -> None:
+    """32 blocks of 64 MB; also one of them would show. In a process of its own, for memory once taken stays."""
+    code = (
+        "import resource, torch\n"
+        "from time import perf_counter\n"
+        "from p2pfusion.core.counting import count\n"
+        "from p2pfusion.core.objectives import cross_entropy\n"
+        "from p2pfusion.core.training import Recipe, Sgd\n"
+        "from p2pfusion.zoo.blueprints import mlp\n"
+        "recipe = Recipe(loss=cross_entropy, optimizer=lambda given: Sgd(given, 0.1, 0.9), steps=1)\n"
+        "torch.set_num_threads(1)\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "batch = torch.randn(8, 64), torch.arange(8)\n"
+        "count(mlp(64, (64, 64), 8), batch, recipe, perf_counter)\n"
+        "before = peak()\n"
+        "count(mlp(64, (4096,) * 33, 8), batch, recipe, perf_counter)\n"
+        "print(peak() - before)\n"
+    )
+    grown_kb = int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+    assert grown_kb < 32 * 1024
+
+
+def test_what_fails_is_named() -> None:
     def loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        return output.sum() if float(output.sum()) > 0 else -output.sum()
+        raise ValueError("no")
 
     blueprint, batch = NETWORKS["mlp"]
-    with pytest.raises(TaskError, match="out cannot be counted without values"):
-        count(blueprint, batch, Recipe(loss=loss, optimizer=RECIPE.optimizer, steps=1))
+    with pytest.raises(TaskError, match="out cannot be run: ValueError: no"):
+        count(blueprint, batch, replace(RECIPE, loss=loss), clock())
