@@ -53,9 +53,10 @@ $(PYTHON_IN_VENV):
 	fi; \
 	exit 1
 
+# Modules are compiled when they are first imported: most of torch's never are.
 $(READY): pyproject.toml | $(PYTHON_IN_VENV)
-	$(PYTHON_IN_VENV) -m pip install --quiet $(TORCH_ARGUMENTS) "$(TORCH)"
-	$(PYTHON_IN_VENV) -m pip install --quiet --editable ".[dev]"
+	$(PYTHON_IN_VENV) -m pip install --quiet --no-compile $(TORCH_ARGUMENTS) "$(TORCH)"
+	$(PYTHON_IN_VENV) -m pip install --quiet --no-compile --editable ".[dev]"
 	@touch $(READY)
 
 demo: setup

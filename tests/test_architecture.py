@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from graphlib import TopologicalSorter
 from importlib import import_module
 from pathlib import Path
 
@@ -313,29 +314,42 @@ def test_no_module_is_a_drawer() -> None:
         assert not frozenset(source.name.split(".")) & {"utils", "util", "helpers", "manager", "common", "misc"}
 
 
-def test_every_module_imports_alone() -> None:
-    """Each in an interpreter of its own that has nothing imported: one process, a fork per module."""
-    names = [f"p2pfusion.{source.name}".rstrip(".") for source in sources() if source.name != "__main__"]
-    script = (
-        "import os, sys, importlib, warnings\n"
-        "warnings.simplefilter('error')\n"
-        "import asyncio, aiohttp, click, numpy, rich, torch, zeroconf\n"  # other people's, and slow: once for all
-        "failed = []\n"
-        "for name in sys.argv[1:]:\n"
-        "    pid = os.fork()\n"
-        "    if not pid:\n"
-        "        try:\n"
-        "            importlib.import_module(name)\n"
-        "        except BaseException as error:\n"
-        "            print(f'{name}: {type(error).__name__}: {error}', flush=True)\n"
-        "            os._exit(1)\n"
-        "        os._exit(0)\n"
-        "    if os.waitpid(pid, 0)[1]:\n"
-        "        failed.append(name)\n"
-        "sys.exit(bool(failed))\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script, *names], cwd=ROOT, capture_output=True, text=True, check=False)
+def loaded_with(source: Source) -> set[str]:
+    """Modules of the package that importing this one imports: whatever stands outside functions, not for types only."""
+    names = {f"p2pfusion.{one.name}".rstrip(".") for one in sources()}
+    skipped = for_types_only(source) | {
+        id(inner)
+        for node in ast.walk(source.tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        for inner in ast.walk(node)
+    }
+    found: dict[int, set[str]] = {}
+    for name, node in imports(source):
+        if id(node) not in skipped and name in names:
+            found.setdefault(id(node), set()).add(name)
+    # `from package import module` needs the module; the package is only on its way, as for all that stand in it.
+    return {name for one in found.values() for name in one if not any(other.startswith(f"{name}.") for other in one)}
+
+
+def test_imports_run_in_no_circle_and_in_any_order() -> None:
+    """So no module needs another to have been imported before it: those that need most are imported first here."""
+    graph = {f"p2pfusion.{source.name}".rstrip("."): loaded_with(source) for source in sources()}
+    order = [name for name in TopologicalSorter(graph).static_order() if not name.endswith("__main__")]
+    script = "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)\n"
+    command = [sys.executable, "-W", "error", "-c", script, *reversed(order)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_circle_of_imports_is_found() -> None:
+    lazy = pretend("core.a", "def f() -> None:\n    from p2pfusion.core import fold\n")
+    eager = pretend("core.b", "from p2pfusion.core.fold import fold\n")
+    assert loaded_with(lazy) == set()
+    assert loaded_with(eager) == {"p2pfusion.core.fold"}
+    assert loaded_with(pretend("core.c", "from p2pfusion.core import fold\n")) == {"p2pfusion.core.fold"}
+    assert loaded_with(pretend("hops.d", "from p2pfusion.node import Node\n")) == {"p2pfusion.node"}
+    back = pretend("core.fold", "def f() -> None: ...\nimport p2pfusion.core.b\n")
+    assert loaded_with(back) == set(), "only what is there"
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import resource
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -18,6 +17,7 @@ from typing import Any, TypeVar
 import torch
 
 from bench.chains.stuff import STUFF, pieces
+from bench.slice_cost import peak_bytes
 from p2pfusion.algorithms.sliced import Sliced
 from p2pfusion.config import CadenceConfig, GossipConfig, NodeConfig
 from p2pfusion.core.task import prepare
@@ -113,13 +113,13 @@ async def live(spec: dict[str, Any]) -> dict[str, Any]:
             if device.owner is not None:
                 times_s.append(device.owner.figures.measured_s * what.steps)
             print(f"{spec['name']} round {report.round}: {report.loss:.3f}", file=sys.stderr, flush=True)
-        peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        peak = peak_bytes()
         held = [*device.holding.nodes]
         relay, owner = device.relay, device.owner
         assert device.done is not None
         score = owner.figures.score if owner is not None else None
         return {
-            **spec, "done": asdict(device.done), "times_s": times_s, "peak_bytes": peak_bytes, "held": held,
+            **spec, "done": asdict(device.done), "times_s": times_s, "peak_bytes": peak, "held": held,
             "loss": score.loss if score is not None else None,
             "blocks": sum(len(what.split.shards.blocks(shard)) for shard in held),
             "figures": asdict(relay.figures) if relay is not None else None,
@@ -141,11 +141,11 @@ async def sliced(spec: dict[str, Any]) -> dict[str, Any]:
     ) as node:  # fmt: skip
         print(ANNOUNCED + node.addresses[0], file=sys.stderr, flush=True)
         times_s = [sum(report.seconds.values()) async for report in node.rounds()]
-        peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        peak = peak_bytes()
         assert node.done is not None
         assert isinstance(node.state.algorithm, Sliced)
         (score,) = node.state.algorithm.scores(node.model()).values()
-        return {**spec, "done": asdict(node.done), "times_s": times_s, "peak_bytes": peak_bytes, "loss": score.loss}
+        return {**spec, "done": asdict(node.done), "times_s": times_s, "peak_bytes": peak, "loss": score.loss}
 
 
 def main() -> int:

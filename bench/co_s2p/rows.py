@@ -9,11 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from bench.co_s2p.cells import AS_LONG
-from p2pfusion.algorithms.co_s2p import Choice, way
-from p2pfusion.algorithms.presets import PRESETS, SEMI_ASYNCHRONOUS, Preset, Terms
+from p2pfusion.algorithms.presets import PRESETS, SEMI_ASYNCHRONOUS, Preset, Terms, live
 from p2pfusion.algorithms.sliced import Way
 from p2pfusion.config import CadenceConfig
 from p2pfusion.core import schemes
@@ -36,11 +34,6 @@ class Row:
     preset: Preset
     cadence: CadenceConfig = SYNCHRONOUS
     rate: float | None = None
-
-
-def _co_s2p(**changed: Any) -> Preset:
-    choice = Choice(**changed)
-    return Preset(text="", way=lambda blueprint, terms: way(blueprint, choice))
 
 
 def _drawn(blueprint: Blueprint, terms: Terms) -> Way:
@@ -66,13 +59,13 @@ ROWS: Mapping[str, Row] = {
     "Co-S2P": Row(PRESETS["co_s2p"], SEMI),
     AS_LONG: Row(PRESETS["co_s2p"], SEMI),
     "synchronous": Row(PRESETS["co_s2p"]),
-    "without transfer": Row(_co_s2p(transfer="off"), SEMI),
+    "without transfer": Row(live("co_s2p:transfer=off"), SEMI),
     "random masks": Row(Preset(text="", way=_drawn), SEMI),
-    "swarm's head teaches": Row(_co_s2p(transfer="swarm"), SEMI),
-    "learned masks": Row(_co_s2p(units="masks"), SEMI),
-    "rolling freeze": Row(_co_s2p(rolling_freeze=1), SEMI),
-    "counted evenly": Row(_co_s2p(weights="even"), SEMI),
-    "plain sum": Row(_co_s2p(sum="plain"), SEMI),
+    "swarm's head teaches": Row(live("co_s2p:transfer=swarm"), SEMI),
+    "learned masks": Row(live("co_s2p:units=masks"), SEMI),
+    "rolling freeze": Row(live("co_s2p:rolling_freeze=1"), SEMI),
+    "counted evenly": Row(live("co_s2p:weights=even"), SEMI),
+    "plain sum": Row(live("co_s2p:sum=plain"), SEMI),
     "MSfusion": Row(_cut(schemes.double_shift)),
     "FedRolex": Row(_cut(schemes.rolling)),
     "HeteroFL": Row(_cut(schemes.static)),

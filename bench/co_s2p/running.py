@@ -25,6 +25,7 @@ from p2pfusion.core.blueprint import Blueprint
 from p2pfusion.core.data import as_data
 from p2pfusion.core.depth import at_exits, beginning
 from p2pfusion.core.footprint import Kept, load_of, training_bytes
+from p2pfusion.core.objectives import LATER_ROUND
 from p2pfusion.core.submodel import SubModel, Vector, extract
 from p2pfusion.core.task import Task, prepare
 from p2pfusion.core.training import Optimizer, Sgd, score, train
@@ -171,7 +172,7 @@ def _bytes(algorithm: Sliced, blueprint: Blueprint, held: SubModel) -> float:
     kept = Kept(Transfer())
     prepared = algorithm.prepared
     start, batches = extract(blueprint, prepared.genesis, held), prepared.train.batches(random.Random(0))
-    train(blueprint, held, start, batches, replace(prepared.recipe, steps=1, round=100, objective=kept))
+    train(blueprint, held, start, batches, replace(prepared.recipe, steps=1, round=LATER_ROUND, objective=kept))
     way = algorithm.way
-    load = load_of(blueprint, held, way.extra_vectors, model_vectors=way.model_vectors)
+    load = load_of(blueprint, held, way.extra_vectors, model_vectors=way.model_vectors(blueprint, held))
     return training_bytes(load, kept.batch_bytes)

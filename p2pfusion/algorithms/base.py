@@ -199,9 +199,18 @@ class RoundContext(Protocol):
         ...
 
     async def contribute(
-        self, sub_model: SubModel, delta: Vector, samples: int, loss: float, worth: float = 1.0
+        self,
+        sub_model: SubModel,
+        delta: Vector,
+        samples: int,
+        loss: float,
+        worth: float = 1.0,
+        trained: SubModel | None = None,
     ) -> None:
-        """Publish what changed; at most once in a round. `worth`: what it weighs beside one that counts evenly."""
+        """Publish what changed; at most once in a round. `worth`: what it weighs beside one that counts evenly.
+
+        `trained`: what of it is told in reports; None: all.
+        """
         ...
 
     def should_stop(self) -> bool:

@@ -1,14 +1,14 @@
 """Co-S2P's row, and what of it can be chosen: `--algorithm co_s2p:transfer=swarm:rolling_freeze=1`.
 
-The paper (PAPERS.md 2) has a server; ours is the same mechanism over the ledger. Everything chosen here is a device's
-own affair: the fold knows none of it, and devices that chose differently train one model. Knows no names of rows.
+The paper (PAPERS.md 2) has a server; ours is the same mechanism over the ledger. The fold knows nothing of what is
+chosen here, so devices that chose differently still train one model. Knows no node.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Literal, get_args
+from dataclasses import dataclass
+from typing import Literal, get_args, get_type_hints
 
 from p2pfusion.algorithms.sliced import Way
 from p2pfusion.core import schemes
@@ -30,8 +30,8 @@ class Choice:
 
     `units`: what says which it keeps (PAPERS.md 2.3). `transfer`: what its exits learn from, the deepest that it holds,
     the swarm's head where it holds no deep block, or nothing (2.4). `rolling_freeze`: layers trained in a round, 0: all
-    of them (2.2). `weights`: what a contribution is worth (2.5). `sum`: each element's mean over those who trained it,
-    or the released code's plain sum, where who did not train it counts with zero, and sends the whole length (2.5).
+    of them (2.2). `weights`: what a contribution is worth (2.5). `sum`: with `plain` it counts with zero for what
+    it did not train, and sends the whole model's length; if all choose it, that is the released code's sum (2.5).
     """
 
     units: How = HOW
@@ -41,26 +41,24 @@ class Choice:
     sum: Sum = "mean"
 
 
-_WORDS: Mapping[str, tuple[str, ...]] = {
-    "units": get_args(How),
-    "transfer": get_args(Teaching),
-    "weights": get_args(Weights),
-    "sum": get_args(Sum),
-}
-_NUMBER = "rolling_freeze"
+_WORDS: Mapping[str, tuple[str, ...]] = {name: get_args(kind) for name, kind in get_type_hints(Choice).items()}
+"""Option -> its values; none for a number of layers."""
+LAYERS_DIGITS = 4
+"""Of a number of layers: more than any network has, and nothing that takes long to read."""
 
 
 def chosen(options: Mapping[str, str]) -> Choice:
     """Raises `UsageError` naming what there is."""
     found: dict[str, str | int] = {}
     for name, value in options.items():
-        if name == _NUMBER and value.isascii() and value.isdigit():
-            found[name] = int(value)
-        elif value in _WORDS.get(name, ()):
+        words = _WORDS.get(name)
+        if words and value in words:
             found[name] = value
+        elif words == () and value.isascii() and value.isdigit() and len(value) <= LAYERS_DIGITS:
+            found[name] = int(value)
         else:
-            there = (f"{field.name}={'|'.join(_WORDS.get(field.name, ('LAYERS',)))}" for field in fields(Choice))
-            raise UsageError(f"co_s2p has no {name}={value}: choose of {', '.join(there)}")
+            there = (f"{option}={'|'.join(values) or 'LAYERS'}" for option, values in _WORDS.items())
+            raise UsageError(f"co_s2p has no {name}={value[:20]}: choose of {', '.join(there)}")
     return Choice(**found)  # type: ignore[arg-type]
 
 

@@ -33,6 +33,7 @@ DISTILL = 1.0
 SEMI_ASYNCHRONOUS = CadenceConfig(quorum=0.5, grace_s=1.0, grace_share=0.25, deadline_share=3.0)
 """Co-S2P's rule (PAPERS.md 2.6): half of the others, a grace of a quarter of a round and at least 1 s, three rounds."""
 
+NOTHING_TO_CHOOSE = "algorithm {!r} has nothing to choose: write no more than its name"
 AUTO = "auto"
 """The name of the choice that `fitting` makes."""
 
@@ -207,6 +208,8 @@ def live(name: str) -> Preset:
     """
     name, *options = name.split(":")
     known = ", ".join([AUTO, *(name for name, preset in PRESETS.items() if preset.reach == "all")])
+    if options and (name == AUTO or is_chained(name)):
+        raise UsageError(NOTHING_TO_CHOOSE.format(name))
     if is_chained(name):
         raise UsageError(
             f"algorithm {name!r} trains the network in pieces: `p2pfusion join` and `plan` know it, no more"
@@ -225,7 +228,7 @@ def _with_options(name: str, options: Sequence[str]) -> Preset:
     pairs = [option.partition("=")[::2] for option in options]
     chosen, choosing = dict(pairs), PRESETS[name].choosing
     if choosing is None:
-        raise UsageError(f"algorithm {name!r} has nothing to choose: write no more than its name")
+        raise UsageError(NOTHING_TO_CHOOSE.format(name))
     if len(chosen) < len(pairs) or not all(all(pair) for pair in pairs):
         raise UsageError(f"algorithm {name!r}: each choice once, as option=value, with a colon between two")
     return replace(PRESETS[name], way=choosing(chosen))

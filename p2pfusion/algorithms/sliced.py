@@ -9,13 +9,15 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 
 from p2pfusion.algorithms.base import WHOLE, Evaluation, Product, RoundContext, Vector
 from p2pfusion.core.blueprint import Blueprint
 from p2pfusion.core.drift import Weighing
-from p2pfusion.core.objectives import Objective, Plain
+from p2pfusion.core.objectives import LATER_ROUND, Objective, Plain
 from p2pfusion.core.schemes import Scheme
 from p2pfusion.core.submodel import SubModel, extract, of_blocks, scatter
 from p2pfusion.core.task import Prepared
@@ -51,15 +53,21 @@ class Way:
         """Vectors as long as the sub-model that are kept: the objective's, and for weighing the slice received last."""
         return self.objective.extra_vectors + (self.weighing is not None)
 
-    @property
-    def sees_model(self) -> bool:
-        """Whether a round takes the values of the whole model."""
-        return self.outer_momentum > 0 or self.objective.sees_model
+    def model_vectors(self, blueprint: Blueprint, sub_model: SubModel) -> int:
+        """Vectors as long as the model that a later round holds besides: its values where the slice is not all of it,
+        those a round ago, what the objective asks, what is contributed.
+        """
+        is_part, rolls = sub_model != blueprint.whole(), self.outer_momentum > 0
+        asks = self.objective.sees_model(blueprint, sub_model, LATER_ROUND)
+        return is_part * (rolls or asks) + rolls + asks + is_part * self.is_expanded
 
-    @property
-    def model_vectors(self) -> int:
-        """Vectors as long as the model: its values, those a round ago, a teacher's network, what is contributed."""
-        return self.sees_model + (self.outer_momentum > 0) + self.objective.sees_model + self.is_expanded
+    def given(self, blueprint: Blueprint, changed: SubModel, delta: Vector) -> tuple[SubModel, Vector]:
+        """What is contributed of a training's change."""
+        if not self.is_expanded:
+            return changed, delta
+        whole = np.zeros(blueprint.size, np.float32)
+        scatter(blueprint, whole, changed, delta)
+        return blueprint.whole(), whole
 
     def networks(self, blueprint: Blueprint) -> Mapping[str, SubModel]:
         """What may be taken home; empty: the whole model."""
@@ -107,9 +115,10 @@ class Sliced:
     async def round(self, ctx: RoundContext) -> None:
         blueprint, sub_model = self.blueprint, self.scheme(self.blueprint, ctx.seat, ctx.rng)
         share, last = self._momentum(ctx.round)
-        held = blueprint.whole() if self.way.sees_model else sub_model
+        asks = self.way.objective.sees_model(blueprint, sub_model, ctx.round)
+        held = blueprint.whole() if self.way.outer_momentum or asks else sub_model
         head = await ctx.extract(held)
-        recipe = replace(self._recipe(ctx), model=head if held == blueprint.whole() else None)
+        recipe = self._recipe(ctx, head if asks else None)
         changed = recipe.objective.trains(blueprint, sub_model, ctx.round)
         seed = self._rng.getrandbits(32)
 
@@ -126,11 +135,9 @@ class Sliced:
         if self.way.outer_momentum:
             self._last = ctx.round, head
         worth = await self._worth(ctx, changed, delta, lambda: _part(blueprint, head, held, changed))
-        if self.way.is_expanded:
-            part, held = delta, changed
-            changed = blueprint.whole()
-            delta = await ctx.compute(lambda: _expanded(blueprint, held, part), 0.0)
-        await ctx.contribute(changed, delta, trained.samples, trained.loss, worth)
+        give = partial(self.way.given, blueprint, changed, delta)
+        covered, given = await ctx.compute(give, 0.0) if self.way.is_expanded else give()
+        await ctx.contribute(covered, given, trained.samples, trained.loss, worth, trained=changed)
 
     async def _worth(
         self, ctx: RoundContext, changed: SubModel, delta: Vector, received: Callable[[], Vector]
@@ -142,12 +149,11 @@ class Sliced:
         now = await ctx.newer(changed)
         return await ctx.compute(lambda: weighing.factor(delta, now, received(), changed, ctx.round), 0.0)
 
-    def _recipe(self, ctx: RoundContext) -> Recipe:
+    def _recipe(self, ctx: RoundContext, model: Vector | None) -> Recipe:
         """What this round's training takes."""
         steps, lr_factor = ctx.steps(self.prepared.steps_per_round), self.prepared.lr_factor(ctx.round)
-        return replace(
-            self.prepared.recipe, steps=steps, lr_factor=lr_factor, round=ctx.round, objective=self.way.objective
-        )
+        changes: dict[str, Any] = {"steps": steps, "lr_factor": lr_factor, "round": ctx.round, "model": model}
+        return replace(self.prepared.recipe, objective=self.way.objective, **changes)
 
     def _momentum(self, round_index: int) -> tuple[float, Vector | None]:
         """What share of the model's movement since some model my contribution repeats: one round's part of it.
@@ -174,13 +180,6 @@ class Sliced:
             name: score(self.blueprint, width, extract(self.blueprint, model, width), data, loss, place=place)
             for name, width in (self.way.widths or whole).items()
         }
-
-
-def _expanded(blueprint: Blueprint, held: SubModel, values: Vector) -> Vector:
-    """Values of a sub-model as long as the whole model, zeros elsewhere."""
-    found = np.zeros(blueprint.size, np.float32)
-    scatter(blueprint, found, held, values)
-    return found
 
 
 def _part(blueprint: Blueprint, values: Vector, held: SubModel, part: SubModel) -> Vector:

@@ -22,7 +22,7 @@ from p2pfusion.app.tasks import find_task
 from p2pfusion.app.words import count, data_size, enumeration, percent, trained
 from p2pfusion.config import ALGORITHM_DEFAULT, COMMON_RATE_DEFAULT, NodeConfig
 from p2pfusion.core.footprint import Load
-from p2pfusion.core.objectives import Objective, Plain
+from p2pfusion.core.objectives import LATER_ROUND, Objective, Plain
 from p2pfusion.core.submodel import SubModel, extract
 from p2pfusion.core.task import Prepared, prepare
 from p2pfusion.core.training import train_members
@@ -124,8 +124,8 @@ def examine(options: CheckOptions) -> Checked:
     size = sub_model.size(blueprint)
     validation = prepared.validation
     config = NodeConfig(codec=options.codec, codec_density=options.density)
-    choice = Thrift(config).choose(size, 0, 0, 0.0)
-    trial = Trial(prepared=prepared, objective=made.way.objective, steps=TIMED_STEPS, density=options.density)
+    choice = Thrift(config).choose(blueprint.size if made.way.is_expanded else size, 0, 0, 0.0)
+    trial = Trial(prepared=prepared, way=made.way, steps=TIMED_STEPS, density=options.density)
     sizes = trial.encoded(sub_model, tuple(CODECS))
     return Checked(
         task=options.task,
@@ -169,7 +169,7 @@ def step_s(prepared: Prepared, sub_model: SubModel, objective: Objective) -> flo
     """Median seconds of one training step of this sub-model and objective, on this computer, now."""
     start = extract(prepared.blueprint, prepared.genesis, sub_model)
     batches = prepared.train.batches(random.Random(0))
-    recipe = replace(prepared.recipe, steps=1, objective=objective)
+    recipe = replace(prepared.recipe, steps=1, objective=objective, round=LATER_ROUND)
     times = []
     for _ in range(1 + TIMED_STEPS):
         began = perf_counter()

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from p2pfusion.core.objectives import Objective
+from p2pfusion.algorithms.sliced import Way
+from p2pfusion.core.objectives import LATER_ROUND
 from p2pfusion.core.schemes import Scheme, Seat
 from p2pfusion.core.submodel import SubModel, extract, of_blocks, tensor_sizes
 from p2pfusion.core.task import Prepared
@@ -41,10 +42,10 @@ class RateCost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """How contributions are tried: training by this objective, so many steps, sparse codecs at this density."""
+    """How contributions are tried: training this way, so many steps, sparse codecs at this density."""
 
     prepared: Prepared
-    objective: Objective
+    way: Way
     steps: int
     density: float
 
@@ -56,12 +57,12 @@ class Trial:
         blueprint = self.prepared.blueprint
         start = extract(blueprint, self.prepared.genesis, sub_model)
         batches = self.prepared.train.batches(random.Random(0))
-        objective = experienced(self.objective, self.prepared, sub_model, self.steps)
-        recipe = replace(self.prepared.recipe, steps=self.steps, objective=objective)
+        objective = experienced(self.way.objective, self.prepared, sub_model, self.steps)
+        recipe = replace(self.prepared.recipe, steps=self.steps, objective=objective, round=LATER_ROUND)
         changed = objective.trains(blueprint, sub_model, recipe.round)
         after = train_members(blueprint, sub_model, start, batches, recipe).after
-        delta = of_blocks(blueprint, sub_model, changed, after - start)
-        coding = Coding(density=self.density, tensors=tensor_sizes(blueprint, changed))
+        covered, delta = self.way.given(blueprint, changed, of_blocks(blueprint, sub_model, changed, after - start))
+        coding = Coding(density=self.density, tensors=tensor_sizes(blueprint, covered))
         return {name: sum(memoryview(part).nbytes for part in encode(name, delta, coding)) for name in codecs}
 
 

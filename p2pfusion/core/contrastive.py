@@ -49,7 +49,6 @@ class Contrastive:
 
     is_scaled = True
     extra_vectors = 3  # two frozen networks, and at rest the last slice
-    sees_model = False
 
     def __init__(self, weight: float = WEIGHT, temperature: float = TEMPERATURE) -> None:
         if not (weight >= 0 and temperature > 0):
@@ -64,6 +63,10 @@ class Contrastive:
     def trains(self, blueprint: Blueprint, sub_model: SubModel, round_index: int) -> SubModel:
         """What the network's output depends on."""
         return blueprint.answering(sub_model)
+
+    def sees_model(self, blueprint: Blueprint, sub_model: SubModel, round_index: int) -> bool:
+        """It does not."""
+        return False
 
     def begin(self, job: Job) -> StepLoss:
         """The loss of the steps that follow. Raises `TaskError` for a blueprint without a projection."""

@@ -2,8 +2,9 @@
 
 Weights are zeros that nobody wrote, which an operating system gives no memory; neither gradients nor an optimiser's
 state are made. What a block keeps for its backward pass is counted with few samples, of which the number of the batch
-follows; seconds are those of forward passes, a backward pass taking twice as long. So those who only plan need no more
-than a block's activations. Torch's own way, its meta device, would load its compiler: 90 MB (torch 2.13).
+follows; seconds are those of forward passes and of reading the weights, which here are one page that stays at hand, a
+backward pass taking twice as long. So those who only plan need no more than a block's activations. Torch's own way, its
+meta device, would load its compiler: 90 MB (torch 2.13).
 
 Knows neither relays nor plans. Source: PAPERS.md 3.2 (what a planner needs), ours: counting it.
 """
@@ -88,7 +89,7 @@ def _counted(
             if is_last:
                 recipe.loss(output, y)
             seconds.append(clock() - began)
-    forward_s = min(seconds)
+    forward_s = min(seconds) + sum(tensor.nbytes for tensor in mine) / BYTES_PER_S
     cost = BlockCost(
         name=name,
         forward_s=round(forward_s, DECIMALS),
@@ -123,9 +124,12 @@ def _kept_bytes(module: StageNetwork, x: torch.Tensor, loss: Callable[[torch.Ten
 
 
 def _state_bytes_per_byte(recipe: Recipe) -> float:
-    """What the recipe's optimiser keeps of a byte of parameters after a step."""
+    """What the recipe's optimiser keeps of a byte of a vector after a step; less of a matrix where it factors them."""
     parameter = nn.Parameter(torch.zeros(STATE_SCALARS))
-    optimizer = recipe.optimizer([parameter])
     parameter.grad = torch.zeros(STATE_SCALARS)
-    optimizer.step()
+    try:
+        optimizer = recipe.optimizer([parameter])
+        optimizer.step()
+    except Exception as error:
+        raise TaskError(f"optimizer: {type(error).__name__}: {error}") from error
     return state_bytes(getattr(optimizer, "state", {}).values()) // STATE_SCALARS / parameter.element_size()

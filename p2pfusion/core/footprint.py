@@ -90,7 +90,6 @@ class Kept:
     def __init__(self, objective: Objective) -> None:
         self._objective = objective
         self.is_scaled, self.extra_vectors = objective.is_scaled, objective.extra_vectors
-        self.sees_model = objective.sees_model
         self.bytes = self.largest_bytes = 0
 
     @property
@@ -101,6 +100,10 @@ class Kept:
     def trains(self, blueprint: Blueprint, sub_model: SubModel, round_index: int) -> SubModel:
         """As the other has it."""
         return self._objective.trains(blueprint, sub_model, round_index)
+
+    def sees_model(self, blueprint: Blueprint, sub_model: SubModel, round_index: int) -> bool:
+        """As the other has it."""
+        return self._objective.sees_model(blueprint, sub_model, round_index)
 
     def begin(self, job: Job) -> StepLoss:
         """The other's, counted in every step, for steps may differ."""
@@ -123,7 +126,6 @@ def kept_by(call: Callable[[], torch.Tensor], module: nn.Module) -> tuple[torch.
     """What `call` returns, and the bytes of each tensor that autograd keeps of it besides the module's parameters."""
     from torch.autograd.graph import saved_tensors_hooks
 
-    # Not its address: storages of the meta device have none.
     own = frozenset(tensor.untyped_storage()._cdata for tensor in module.parameters())
     found: dict[int, int] = {}
 

@@ -38,7 +38,6 @@ class Nested:
 
     is_scaled = False
     extra_vectors = 0
-    sees_model = False
 
     def __init__(self, rates: Sequence[float], distill: float = 0.0) -> None:
         """`rates`: the widths of the run as shares of every axis, the first of which everybody can train.
@@ -55,6 +54,10 @@ class Nested:
     def trains(self, blueprint: Blueprint, sub_model: SubModel, round_index: int) -> SubModel:
         """What the network's output depends on."""
         return blueprint.answering(sub_model)
+
+    def sees_model(self, blueprint: Blueprint, sub_model: SubModel, round_index: int) -> bool:
+        """It does not."""
+        return False
 
     def begin(self, job: Job) -> StepLoss:
         """Raises `ValueError` for a sub-model that is not the first units of every axis."""

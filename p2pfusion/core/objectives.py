@@ -23,6 +23,8 @@ Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(output of the network, target) -> scalar, the mean over the batch."""
 StepLoss = Callable[[nn.Module, torch.Tensor, torch.Tensor], torch.Tensor]
 """(network of the sub-model, x, y) -> scalar to minimise in this step."""
+LATER_ROUND = 1000
+"""Of a training that is only tried: what is measured is what most rounds are, and objectives may begin otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,11 +50,13 @@ class Objective(Protocol):
     """Whether the network trains with Scalers (`Blueprint.build`)."""
     extra_vectors: int
     """Vectors as long as the sub-model that it holds while one trains, of earlier trainings; 0: it remembers none."""
-    sees_model: bool
-    """Whether it looks at the whole model, of which it holds a network while one trains."""
 
     def trains(self, blueprint: Blueprint, sub_model: SubModel, round_index: int) -> SubModel:
         """Those of its blocks that the training of this round changes; the others stay, and are not contributed."""
+        ...
+
+    def sees_model(self, blueprint: Blueprint, sub_model: SubModel, round_index: int) -> bool:
+        """Whether this training looks at the whole model, of which it then holds a network too."""
         ...
 
     def begin(self, job: Job) -> StepLoss:
@@ -69,11 +73,14 @@ class Plain:
 
     is_scaled = True
     extra_vectors = 0
-    sees_model = False
 
     def trains(self, blueprint: Blueprint, sub_model: SubModel, round_index: int) -> SubModel:
         """What the network's output depends on."""
         return blueprint.answering(sub_model)
+
+    def sees_model(self, blueprint: Blueprint, sub_model: SubModel, round_index: int) -> bool:
+        """It does not."""
+        return False
 
     def begin(self, job: Job) -> StepLoss:
         return lambda module, x, y: job.loss(module(x), y)

@@ -75,7 +75,7 @@ def cut(blueprint: Blueprint, runs: Sequence[Sequence[str]], values: Vector) -> 
     if len(values) != sub_model.size(blueprint):
         raise ValueError(f"{len(values)} values for stages of {sub_model.size(blueprint)}")
     _check_ties(pieces, sub_model.blocks)
-    stages = _filled(pieces, runs, {name: (values[span], shape) for name, (span, shape) in places.items()})
+    stages = _filled(pieces, runs, {name: (values[span].copy(), shape) for name, (span, shape) in places.items()})
     if list(dict.fromkeys(name for stage in stages for name in stage.names)) != list(places):
         raise TaskError("blueprint: the factory's parts hold their parameters in another order than it declares")
     return stages
@@ -91,12 +91,12 @@ def one_by_one(blueprint: Blueprint, values: Vector | Drawn) -> Iterator[StageNe
     Each is forgotten before the next is made: whoever lets go of it too has one in memory. Raises `TaskError` as `cut`.
     """
     places = layout(blueprint, blueprint.whole())
-    drawn: Drawn = values if callable(values) else lambda name: values[places[name][0]]
+    drawn: Drawn = values if callable(values) else lambda name: values[places[name][0]].copy()
     pieces = _pieces(blueprint)
     for block in blueprint.blocks:
         needed = dict.fromkeys(name for piece in pieces if piece.block == block for name in piece.names.values())
         found = {name: (drawn(name), places[name][1]) for name in needed}
-        yield _filled(pieces, [[block]], found, copies=not callable(values))[0]
+        yield _filled(pieces, [[block]], found)[0]
         del found
         pieces = [piece for piece in pieces if piece.block != block]
 
@@ -231,13 +231,9 @@ def _check_ties(pieces: Sequence[_Piece], blocks: Sequence[str]) -> None:
 
 
 def _filled(
-    pieces: Sequence[_Piece],
-    runs: Sequence[Sequence[str]],
-    values: Mapping[str, tuple[Vector, tuple[int, ...]]],
-    *,
-    copies: bool = True,
+    pieces: Sequence[_Piece], runs: Sequence[Sequence[str]], values: Mapping[str, tuple[Vector, tuple[int, ...]]]
 ) -> list[StageNetwork]:
-    """The runs' modules with real parameters in place of those without memory."""
+    """The runs' modules with these values as real parameters, in place of those without memory."""
     made: dict[str, nn.Parameter] = {}
     stages = []
     for run in runs:
@@ -245,10 +241,7 @@ def _filled(
         for piece in mine:
             for inner, name in piece.names.items():
                 if name not in made:
-                    given, shape = values[name]
-                    # An own copy: sealed vectors are read-only, which torch cannot express.
-                    own = given.copy() if copies else given
-                    made[name] = _real(piece.module.get_parameter(inner), own, shape)
+                    made[name] = _real(piece.module.get_parameter(inner), *values[name])
                 owner, _, leaf = inner.rpartition(".")
                 piece.module.get_submodule(owner)._parameters[leaf] = made[name]
             _check_buffers(piece)

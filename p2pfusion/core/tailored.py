@@ -46,7 +46,6 @@ class Tailored:
     def __init__(self, how: How = HOW, transfer: Transfer | None = None) -> None:
         self._how = how
         self._transfer = Transfer() if transfer is None else transfer
-        self.sees_model = self._transfer.sees_model
         self._rate = 1.0
         self._learning: Learning | None = None
         self._done = 0
@@ -70,6 +69,10 @@ class Tailored:
             return sub_model
         layers = held_by(blueprint.exits, sub_model.blocks)[-1].layers
         return replace(sub_model, blocks=tuple(block for block in sub_model.blocks if block not in layers))
+
+    def sees_model(self, blueprint: Blueprint, sub_model: SubModel, round_index: int) -> bool:
+        """As the transfer has it."""
+        return self._transfer.sees_model(blueprint, sub_model, round_index)
 
     def begin(self, job: Job) -> StepLoss:
         """The transfer's, learnt from in warm-up rounds."""

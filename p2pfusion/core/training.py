@@ -107,7 +107,7 @@ class Recipe:
     lr_factor: float = 1.0
     round: int = 0
     objective: Objective = field(default_factory=Plain)
-    model: Vector | None = None
+    model: Vector | None = field(default=None, compare=False)
     place: Place = CPU
 
     def step(self, optimizer: Optimizer, parameters: Iterable[nn.Parameter]) -> None:
@@ -259,14 +259,14 @@ def loaded(
     Raises `ValueError` for another size, `TrainingError` where the device has no room for it.
     """
     module = blueprint.build(sub_model, scaled=scaled)
-    # An own copy: sealed vectors are read-only, which torch cannot express.
-    flat = torch.from_numpy(np.array(values, np.float32))
-    if flat.numel() != sum(tensor.numel() for tensor in module.parameters()):
-        raise ValueError(f"{flat.numel()} values for a network of another size")
+    if len(values) != sum(tensor.numel() for tensor in module.parameters()):
+        raise ValueError(f"{len(values)} values for a network of another size")
     start = 0
     with torch.no_grad():
         for tensor in module.parameters():
-            tensor.copy_(flat[start : start + tensor.numel()].view(tensor.shape))
+            # A copy, one parameter at a time: sealed vectors are read-only, which torch cannot express.
+            part = np.array(values[start : start + tensor.numel()], np.float32)
+            tensor.copy_(torch.from_numpy(part).view(tensor.shape))
             start += tensor.numel()
     return place.network(module)
 

@@ -22,11 +22,10 @@ import torch
 from torch import nn
 
 from p2pfusion.core.blueprint import Blueprint
-from p2pfusion.core.depth import at_exits
 from p2pfusion.core.exits import held_by
 from p2pfusion.core.nested import divergence
 from p2pfusion.core.objectives import Job, StepLoss
-from p2pfusion.core.submodel import SubModel, extract
+from p2pfusion.core.submodel import SubModel
 from p2pfusion.core.training import loaded
 from p2pfusion.errors import UsageError
 
@@ -54,16 +53,21 @@ class Transfer:
             )
         self._gamma = gamma
         self._window = window
-        self.sees_model = teacher == "swarm" and gamma > 0
+        self._teacher = teacher
 
     def trains(self, blueprint: Blueprint, sub_model: SubModel, round_index: int) -> SubModel:
         """All of it, or what `rolled` gives."""
         return sub_model if self._window is None else rolled(blueprint, sub_model, self._window, round_index)
 
+    def sees_model(self, blueprint: Blueprint, sub_model: SubModel, round_index: int) -> bool:
+        """Where the swarm teaches: behind the warm-up, and where the slice does not hold the deepest exit itself."""
+        is_taught = self._teacher == "swarm" and self._weight(round_index) > 0
+        return is_taught and blueprint.exits[-1].head not in sub_model.blocks
+
     def begin(self, job: Job) -> StepLoss:
         """The loss of the steps that follow."""
-        gamma = self._gamma if job.round >= WARM_UP_ROUNDS else 0.0
-        ask = _teacher(job) if gamma and self.sees_model else None
+        gamma = self._weight(job.round)
+        ask = _asked(job) if self.sees_model(job.blueprint, job.sub_model, job.round) else None
 
         def step_loss(module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
             said = answers(module, x)
@@ -79,6 +83,9 @@ class Transfer:
     def done(self, job: Job, after: object) -> None:
         """Nothing to remember."""
 
+    def _weight(self, round_index: int) -> float:
+        return self._gamma if round_index >= WARM_UP_ROUNDS else 0.0
+
 
 def answers(module: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """What every exit of a built network says, the shallowest first."""
@@ -86,15 +93,11 @@ def answers(module: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
     return said
 
 
-def _teacher(job: Job) -> Callable[[torch.Tensor], torch.Tensor] | None:
-    """What the model's deepest exit says of a batch; None where the slice holds that exit itself."""
-    blueprint = job.blueprint
-    if blueprint.exits[-1].head in job.sub_model.blocks:
-        return None
+def _asked(job: Job) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What the model's deepest exit says of a batch."""
     if job.model is None:
         raise ValueError("the swarm's head teaches nothing without the model's values")
-    deepest = list(at_exits(blueprint).values())[-1]
-    network = loaded(blueprint, deepest, extract(blueprint, job.model, deepest), scaled=False).eval()
+    network = loaded(job.blueprint, job.blueprint.whole(), job.model, scaled=False).eval()
 
     @torch.no_grad()
     def ask(x: torch.Tensor) -> torch.Tensor:

@@ -81,7 +81,13 @@ class Player:
         return None
 
     async def contribute(
-        self, sub_model: SubModel, delta: Vector, samples: int, loss: float, worth: float = 1.0
+        self,
+        sub_model: SubModel,
+        delta: Vector,
+        samples: int,
+        loss: float,
+        worth: float = 1.0,
+        trained: SubModel | None = None,
     ) -> None:
         self.contributed = Contributed(sub_model, delta, samples, loss, worth)
 

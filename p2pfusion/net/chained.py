@@ -15,7 +15,6 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
 
 from p2pfusion.config import MICRO_BATCHES_MAX, NodeConfig, RunConfig
-from p2pfusion.core.submodel import SubModel
 from p2pfusion.errors import UsageError
 from p2pfusion.hops.device import Device, Owning
 from p2pfusion.hops.site import DeviceConfig, DeviceDoors
@@ -29,7 +28,6 @@ from p2pfusion.store.memory import MemoryStore
 from p2pfusion.store.shards import shard_folder
 
 if TYPE_CHECKING:
-    from p2pfusion.core.blueprint import Blueprint
     from p2pfusion.core.data import Data
     from p2pfusion.core.task import Prepared, Task
     from p2pfusion.core.training import Recipe
@@ -38,8 +36,6 @@ if TYPE_CHECKING:
 ChainRole = Literal["owner", "relay", "both"]
 MEASURED_S = 1.0
 """For all blocks together, before a device says how fast it is."""
-COUNTED_BYTES = 12 << 20
-"""Of a block's parameters: to measure a larger one takes more memory than counting does."""
 RELAYING_SHARE = 0.5
 """Of the memory that is free when it starts, what a relay gives unless somebody says how much."""
 
@@ -66,7 +62,7 @@ class Piecewise:
 def piecewise(task: Task, seed: int, part: tuple[int, int] | None = None, role: ChainRole = "relay") -> Piecewise:
     """Find what every block takes, one at a time in memory, and deal them to shards. Raises `TaskError`.
 
-    An owner has no use for its own speed with what others hold: where blocks are large, it counts instead of measuring.
+    An owner has no use for its own speed with what others hold: it counts instead of measuring.
     """
     from p2pfusion.core.counting import count
     from p2pfusion.core.genesis import drawn
@@ -78,7 +74,7 @@ def piecewise(task: Task, seed: int, part: tuple[int, int] | None = None, role: 
     prepared, batch = sketch(task, seed, part)
     blueprint = prepared.blueprint
     by_name = {parameter.name: parameter for parameter in blueprint.parameters}
-    if role == "owner" and _largest_bytes(blueprint) > COUNTED_BYTES:
+    if role == "owner":
         profile = count(blueprint, batch, prepared.recipe, perf_counter)
     else:
         profile = measure(
@@ -93,10 +89,6 @@ def piecewise(task: Task, seed: int, part: tuple[int, int] | None = None, role: 
     shards = deal(blueprint, ties=ties(blueprint))
     split = Split(blueprint=blueprint, shards=shards, profile=profile, recipe=_recipes(prepared), seed=seed)
     return Piecewise(split=split, train=prepared.train, validation=prepared.validation, steps=prepared.steps_per_round)
-
-
-def _largest_bytes(blueprint: Blueprint) -> int:
-    return max(4 * SubModel((block,)).size(blueprint) for block in blueprint.blocks)
 
 
 def _recipes(prepared: Prepared) -> Callable[[int], Recipe]:

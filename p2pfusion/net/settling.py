@@ -148,13 +148,14 @@ class Trial:
     def __call__(self, place: Place, rate: float, seconds: float) -> Step:
         """Train for about so long. Raises `TrainingError`."""
         from p2pfusion.core.footprint import Kept
+        from p2pfusion.core.objectives import LATER_ROUND
         from p2pfusion.core.training import train_members
 
         algorithm, sub_model = self._algorithm, slice_at(self._algorithm, rate)
         blueprint = algorithm.blueprint
         prepared = replace(algorithm.prepared, place=place)
         kept = Kept(experienced(algorithm.way.objective, prepared, sub_model))
-        recipe = replace(prepared.recipe, steps=STEPS_TIMED_MAX + 1, objective=kept)
+        recipe = replace(prepared.recipe, steps=STEPS_TIMED_MAX + 1, objective=kept, round=LATER_ROUND)
         start, batches = extract(blueprint, algorithm.genesis, sub_model), prepared.train.batches(random.Random(0))
         watch, load = Watch(seconds, self.clock), self.load(rate)
         train_members(blueprint, sub_model, start, batches, recipe, should_stop=watch.should_stop)
@@ -174,8 +175,9 @@ def slice_by(scheme: Scheme, blueprint: Blueprint, rate: float, seed: int = 0) -
 def load_at(made: Sliced, rate: float, seed: int = 0) -> Load:
     """What training that takes; it is sliced if the slices of small rates have kept axes."""
     is_sliced = bool(slice_at(made, min(RATES), seed).kept)
-    sub_model, way = slice_at(made, rate, seed), made.way
-    return load_of(made.blueprint, sub_model, way.extra_vectors, model_vectors=way.model_vectors, is_sliced=is_sliced)
+    sub_model, way, blueprint = slice_at(made, rate, seed), made.way, made.blueprint
+    vectors = way.model_vectors(blueprint, sub_model)
+    return load_of(blueprint, sub_model, way.extra_vectors, model_vectors=vectors, is_sliced=is_sliced)
 
 
 def experienced(objective: Objective, prepared: Prepared, sub_model: SubModel, steps: int = 1) -> Objective:

@@ -68,11 +68,17 @@ class Context:
             self._computed_s += self._state.now_s() - begin_s
 
     async def contribute(
-        self, sub_model: SubModel, delta: Vector, samples: int, loss: float, worth: float = 1.0
+        self,
+        sub_model: SubModel,
+        delta: Vector,
+        samples: int,
+        loss: float,
+        worth: float = 1.0,
+        trained: SubModel | None = None,
     ) -> None:
         if self.published is not None:
             raise LocalError("a round contributes at most once")
-        self.published = Published(sub_model, loss, samples, self._steps or 0)
+        self.published = Published(trained or sub_model, loss, samples, self._steps or 0)
         if self.should_stop():
             return
         entry = await self._authoring.publish(sub_model, delta, samples, self._base, worth)

@@ -28,7 +28,9 @@ from p2pfusion.algorithms.presets import (
 from p2pfusion.algorithms.sliced import Sliced
 from p2pfusion.config import ALGORITHM_DEFAULT, RunConfig
 from p2pfusion.core import schemes
+from p2pfusion.core.depth import beginning
 from p2pfusion.core.nested import prefix
+from p2pfusion.core.objectives import LATER_ROUND
 from p2pfusion.core.schemes import Seat
 from p2pfusion.core.submodel import SubModel, extract
 from p2pfusion.core.task import Prepared, Task, prepare
@@ -110,17 +112,24 @@ def test_an_unknown_name_is_the_users_mistake_and_the_known_ones_are_named(prepa
     assert caught.value.exit_status == 2
 
 
+def asks(sliced: Sliced) -> bool:
+    """Whether a device of the smallest slice looks at the whole model."""
+    held = beginning(sliced.blueprint, 0.25)
+    return sliced.way.objective.sees_model(sliced.blueprint, held, LATER_ROUND)
+
+
 def test_what_can_be_chosen_of_a_row_goes_behind_its_name(with_exits: Prepared) -> None:
     name = "co_s2p:units=masks:transfer=swarm:rolling_freeze=1:weights=even:sum=plain"
     check_live(name)
     made_so = algorithm(name, with_exits)
     assert made_so.product.origin["algorithm"] == name
-    assert (made_so.way.weighing, made_so.way.is_expanded, made_so.way.objective.sees_model) == (None, True, True)
+    assert (made_so.way.weighing, made_so.way.is_expanded) == (None, True)
+    assert asks(made_so)
     assert cadence_of(name) == cadence_of("co_s2p") != cadence_of("full")
     usual = algorithm("co_s2p", with_exits).way
     assert usual.weighing is not None
     assert not usual.is_expanded
-    assert not usual.objective.sees_model
+    assert not asks(algorithm("co_s2p", with_exits))
     assert usual.networks(with_exits.blueprint) == made_so.way.networks(with_exits.blueprint)
 
 
@@ -142,6 +151,9 @@ CHOICES = (
         ("co_s2p:sum=plain:sum=mean", "each choice once, as option=value"),
         ("full:sum=plain", "'full' has nothing to choose: write no more than its name"),
         ("fedavg:sum=plain", "unknown algorithm 'fedavg'"),
+        ("auto:sum=plain", "'auto' has nothing to choose"),
+        ("mp_sl:sum=plain", "'mp_sl' has nothing to choose"),
+        ("co_s2p:rolling_freeze=" + 5000 * "1", "co_s2p has no rolling_freeze=11111111111111111111: choose of units="),
     ],
 )
 def test_a_wrong_choice_is_the_users_mistake_and_the_right_ones_are_named(name: str, said: str) -> None:

@@ -86,7 +86,13 @@ class Script:
         return None if self.later is None else extract(self.prepared.blueprint, self.later, sub_model)
 
     async def contribute(
-        self, sub_model: SubModel, delta: Vector, samples: int, loss: float, worth: float = 1.0
+        self,
+        sub_model: SubModel,
+        delta: Vector,
+        samples: int,
+        loss: float,
+        worth: float = 1.0,
+        trained: SubModel | None = None,
     ) -> None:
         self.worth = worth
         self.did.append("contribute")

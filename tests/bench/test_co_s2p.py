@@ -51,11 +51,10 @@ def test_a_row_has_every_exit_and_the_spread_over_seeds() -> None:
 def described(row: Row) -> dict[str, object]:
     """What a row does: everything that two rows may differ in, by name."""
     way = row.preset.way(BLUEPRINT, Terms())
-    of_transfer = {"_transfer", "sees_model"}
     transfer = way.objective._transfer if isinstance(way.objective, Tailored) else way.objective
     scheme: object = getattr(way.scheme, "__qualname__", "")
     if isinstance(way.scheme, Tailored):
-        scheme = {name: value for name, value in vars(way.scheme).items() if name not in of_transfer}
+        scheme = {name: value for name, value in vars(way.scheme).items() if value is not transfer}
     return {
         "scheme": scheme, **vars(transfer), "momentum": way.outer_momentum, "weighing": type(way.weighing),
         "cadence": row.cadence, "rate": row.rate, "widths": dict(way.widths), "expanded": way.is_expanded,
@@ -72,7 +71,7 @@ def described(row: Row) -> dict[str, object]:
         ("learned masks", "scheme"),
         ("rolling freeze", "_window"),
         ("counted evenly", "weighing"),
-        ("swarm's head teaches", "sees_model"),
+        ("swarm's head teaches", "_teacher"),
         ("plain sum", "expanded"),
     ],
 )

@@ -62,7 +62,8 @@ def test_bytes_are_those_that_a_measurement_finds(name: str) -> None:
 def test_a_backward_pass_takes_twice_as_long_as_a_forward_one() -> None:
     blueprint, batch = NETWORKS["mlp"]
     for block in count(blueprint, batch, RECIPE, clock()).blocks:
-        assert (block.forward_s, block.backward_s) == (1.0, 2.0)
+        read_s = block.parameter_bytes / 1e10
+        assert (block.forward_s, block.backward_s) == pytest.approx((1 + read_s, 2 + 2 * read_s), abs=2e-9)
         assert block.optimiser_s == pytest.approx(5 * block.parameter_bytes / 1e10, abs=1e-9)
 
 
@@ -74,9 +75,11 @@ def test_an_optimisers_state_is_found_without_making_it() -> None:
 
 
 def test_weights_take_no_memory() -> None:
-    """32 blocks of 64 MB; also one of them would show. In a process of its own, for memory once taken stays."""
+    """4 blocks of 64 MB, of which one would show. Of a process of its own, as the system tells it while it runs: what
+    `getrusage` tells begins with the parent's.
+    """
     code = (
-        "import resource, torch\n"
+        "import torch\n"
         "from time import perf_counter\n"
         "from p2pfusion.core.counting import count\n"
         "from p2pfusion.core.objectives import cross_entropy\n"
@@ -84,11 +87,13 @@ def test_weights_take_no_memory() -> None:
         "from p2pfusion.zoo.blueprints import mlp\n"
         "recipe = Recipe(loss=cross_entropy, optimizer=lambda given: Sgd(given, 0.1, 0.9), steps=1)\n"
         "torch.set_num_threads(1)\n"
-        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "def peak():\n"
+        "    status = open('/proc/self/status').read().splitlines()\n"
+        "    return int(next(line for line in status if line.startswith('VmHWM')).split()[1])\n"
         "batch = torch.randn(8, 64), torch.arange(8)\n"
         "count(mlp(64, (64, 64), 8), batch, recipe, perf_counter)\n"
         "before = peak()\n"
-        "count(mlp(64, (4096,) * 33, 8), batch, recipe, perf_counter)\n"
+        "count(mlp(64, (4096,) * 5, 8), batch, recipe, perf_counter)\n"
         "print(peak() - before)\n"
     )
     grown_kb = int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)

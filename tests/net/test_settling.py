@@ -58,19 +58,23 @@ def test_what_an_algorithm_keeps_besides_is_part_of_its_load(name: str, vectors:
 
 
 @pytest.mark.parametrize(
-    ("name", "momentum", "vectors"),
+    ("name", "rate", "momentum", "vectors"),
     [
-        ("co_s2p", 0.0, 0),
-        ("co_s2p:transfer=swarm", 0.0, 2),
-        ("co_s2p:sum=plain", 0.0, 1),
-        ("full", 0.5, 2),
-        ("co_s2p:transfer=swarm:sum=plain", 0.5, 4),
+        ("co_s2p", 0.5, 0.0, 0),
+        ("co_s2p:transfer=swarm", 0.5, 0.0, 2),  # its values and a network
+        ("co_s2p:transfer=swarm", 1.0, 0.0, 0),  # it has the deepest exit
+        ("co_s2p:sum=plain", 0.5, 0.0, 1),  # what is contributed
+        ("heterofl", 0.5, 0.5, 2),  # its values now and a round ago
+        ("full", 1.0, 0.5, 1),  # now they are the slice
+        ("co_s2p:transfer=swarm:sum=plain", 0.5, 0.5, 4),
     ],
 )
-def test_vectors_as_long_as_the_model_are_part_of_the_load_too(name: str, momentum: float, vectors: int) -> None:
+def test_vectors_as_long_as_the_model_are_part_of_the_load_too(
+    name: str, rate: float, momentum: float, vectors: int
+) -> None:
     blueprint = vit(4, 2, 1, 8, 2, 2, 8, 2, exits=2)
     own = prepare(Task(blueprint, (torch.randn(8, 1, 4, 4), torch.zeros(8).long())), 0)
-    load = load_at(algorithm(name, own, terms=Terms(outer_momentum=momentum)), 0.5)
+    load = load_at(algorithm(name, own, terms=Terms(outer_momentum=momentum)), rate)
     assert load.model_scalars == vectors * blueprint.size
     assert load.value_bytes == replace(load, model_scalars=0).value_bytes + 4 * vectors * blueprint.size
 
@@ -205,7 +209,7 @@ def test_what_cannot_be_sliced_says_so(prepared: Prepared) -> None:
 class Counting:
     """An objective of which every step takes longer once it remembers a training."""
 
-    is_scaled, extra_vectors, sees_model = True, 1, False
+    is_scaled, extra_vectors = True, 1
 
     def __init__(self, clock: list[float]) -> None:
         self.clock, self.trainings = clock, 0
@@ -215,6 +219,9 @@ class Counting:
 
     def trains(self, blueprint: Blueprint, sub_model: SubModel, round_index: int) -> SubModel:
         return sub_model
+
+    def sees_model(self, blueprint: Blueprint, sub_model: SubModel, round_index: int) -> bool:
+        return False
 
     def begin(self, job: Job) -> StepLoss:
         inner = Plain().begin(job)
