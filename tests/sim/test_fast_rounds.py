@@ -18,11 +18,11 @@ from p2pfusion.sim.world import simulate
 def test_sleepers_and_returners_are_on_one_chain_with_the_fast(seed):
     scenario = Scenario(
         nodes=6,
-        rounds=200,
+        rounds=100,
         link=LinkModel(latency_s=0.002, jitter_s=0.002, loss=0.02),
         cadence=CadenceConfig(round_min_s=0.0),
-        sleeps=(Sleep(node=1, from_s=4.0, to_s=14.0), Sleep(node=2, from_s=6.0, to_s=18.0)),
-        crashes=(Crash(node=3, at_s=5.0, back_s=9.0), Crash(node=4, at_s=8.0, back_s=12.0, disk=False)),
+        sleeps=(Sleep(node=1, from_s=2.0, to_s=7.0), Sleep(node=2, from_s=3.0, to_s=9.0)),
+        crashes=(Crash(node=3, at_s=2.5, back_s=4.5), Crash(node=4, at_s=4.0, back_s=6.0, disk=False)),
         until_s=300.0,
     )
     result = simulate(scenario, light_learner(cost_s=0.4), seed)
