@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from p2pfusion.app.join_options import JoinOptions, numeric_address, part_of
 from p2pfusion.app.session import Following, Session, follow
-from p2pfusion.app.states import chosen, forget
+from p2pfusion.app.states import chosen, forget, resumption
 from p2pfusion.app.tasks import find_task
 from p2pfusion.app.values import Until
 from p2pfusion.app.words import data_size
@@ -22,6 +22,7 @@ from p2pfusion.net.chained import Piecewise, chained_device, piecewise
 if TYPE_CHECKING:
     from p2pfusion.app.live import View
     from p2pfusion.app.output import DoneLine
+    from p2pfusion.hops.device import Device
 
 _HINT = (
     "nobody else found yet: a chain needs an owner of data and a relay; start `p2pfusion join --algorithm mp_sl --role"
@@ -46,7 +47,8 @@ def chained(options: JoinOptions, view: View) -> Piecewise:
     count = split.shards.count - 1
     view.note(
         f"{len(split.blueprint.blocks)} blocks: an owner holds {', '.join(split.shards.blocks(0))}, relays the others"
-        f" in {count} shards; for each owner those take {data_size(split.memory_bytes(1, count, 1))}"
+        f" in {count} {'shard' if count == 1 else 'shards'}; for each owner those take"
+        f" {data_size(split.memory_bytes(1, count, 1))}"
     )
     return pieces
 
@@ -86,9 +88,23 @@ async def join_chain(options: JoinOptions, pieces: Piecewise, view: View) -> Don
                 cadence=CadenceConfig(adapt_steps=False),
                 limit_bytes_per_s=options.limit_rate,
             ) as joined:
+                if (words := await _resumed(joined, goal)) is not None:
+                    view.note(words)
                 yield joined
 
         return await follow(device(), session, leave_on_eof=options.leave_on_eof)
+
+
+async def _resumed(device: Device, goal: Until) -> str | None:
+    """What an owner goes on from, once it knows; relays go on from what their owners do."""
+    ends = device.holding.nodes.get(0)
+    if ends is None:
+        return None
+    from p2pfusion.hops.device import LIFE, LOOK_S
+
+    while ends.error is None and not any(one.shard == 0 for one in device.holding.held()):
+        await device.site.bell(LIFE).wait(LOOK_S)
+    return resumption(ends.resumed_round, ends.state.run_id, {}, goal)
 
 
 _ROLES = {"owner": "an owner of data", "relay": "a relay", "both": "an owner of data and a relay"}

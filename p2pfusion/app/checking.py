@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from time import perf_counter
@@ -193,7 +194,7 @@ def words_of(checked: Checked) -> list[str]:
         f" slice  {slice_words}, {percent(checked.share)} of the run's model; "
         f"{checked.slice_step_s * 1000:.1f} ms per step here, the full model {checked.full_step_s * 1000:.1f} ms",
         *_later_words(checked),
-        *(f" rate   {_rate_words(cost)}" for cost in checked.rates),
+        *(f" rate   {line}" for line in _rate_lines(checked.rates)),
         f" wire   {data_size(checked.bytes_per_round)} per node and round with {_codec_words(checked, checked.codec)}",
         f" codecs {_all_codecs(checked)}",
         f" ok     fingerprint {code[:4]}-{code[4:]} (must be the same on every computer)",
@@ -222,11 +223,18 @@ def _later_words(checked: Checked) -> list[str]:
     return [f" later  {count(later)} parameters, {share} of the run's model: the figures here are of the first rounds"]
 
 
-def _rate_words(cost: RateCost) -> str:
-    name = f"1/{round(1 / cost.rate)}" if cost.rate < 1 else "1"
+def _rate_lines(costs: Sequence[RateCost]) -> list[str]:
+    """One for rates that cost the same: an algorithm may not tell them apart."""
+    rates: dict[str, list[str]] = {}
+    for cost in costs:
+        rates.setdefault(_cost_words(cost), []).append(f"1/{round(1 / cost.rate)}" if cost.rate < 1 else "1")
+    return [f"{enumeration(names):<3} {words}" for words, names in rates.items()]
+
+
+def _cost_words(cost: RateCost) -> str:
     work = f"{percent(cost.flops_share)} of its FLOPs ({data_size(cost.flops).replace('B', 'FLOP')} a sample)"
     share = f"{percent(cost.share)} of the full model's parameters"
-    return f"{name:<3} {share}, {work}, {data_size(cost.bytes_per_round)} a round"
+    return f"{share}, {work}, {data_size(cost.bytes_per_round)} a round"
 
 
 def _all_codecs(checked: Checked) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ import numpy as np
 from p2pfusion.algorithms.base import WHOLE
 from p2pfusion.app.pieces import put_together
 from p2pfusion.app.states import newest_folder, state_root, swarm_folder
-from p2pfusion.app.words import count, percent
+from p2pfusion.app.words import count, enumeration, percent
 from p2pfusion.core.depth import exit_name
 from p2pfusion.core.fold import model_sha256
 from p2pfusion.errors import StoreError, UsageError
@@ -110,11 +110,15 @@ def words_of(exported: Exported) -> str:
         option = EXIT if _has_exits(exported.widths) else WIDTH
         words += [] if exported.accuracy is not None else [f"none was measured (choose with {option})"]
     if exported.accuracy is not None:
-        at = "" if exported.accuracy_round == exported.round else f" in round {exported.accuracy_round}"
+        at = (
+            ""
+            if exported.accuracy_round == exported.round
+            else f" when it was measured in round {exported.accuracy_round}"
+        )
         words.append(f"accuracy {percent(exported.accuracy)}{at}")
-    if len(set(exported.shard_rounds)) > 1:
-        words.append(f"its shards in rounds {', '.join(map(str, exported.shard_rounds))}")
-    return ", ".join([*words, f"round {exported.round}", f"model {exported.model_sha256}"])
+    rounds = sorted(set(exported.shard_rounds))
+    at = f"shards of rounds {enumeration(list(map(str, rounds)))}" if len(rounds) > 1 else f"round {exported.round}"
+    return ", ".join([*words, at, f"model {exported.model_sha256}"])
 
 
 def export_model(folder: Path, file: Path, width: str = AUTO, option: str = WIDTH) -> Exported:
@@ -126,6 +130,8 @@ def export_model(folder: Path, file: Path, width: str = AUTO, option: str = WIDT
     model = {name: np.asarray(values, np.float32) for name, values in checkpoint.model.items()}
     try:
         listed = unpack(checkpoint.parts.get(PART))
+        if rounds:  # its owner's shard was saved before the whole was measured
+            listed = replace(listed, accuracy=None)
         name = chosen(listed, width, option)
         part = model if name is None else taken(model, listed.networks[name].cuts)
     except ValueError as error:

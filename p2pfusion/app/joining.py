@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +21,6 @@ from p2pfusion.app.join_options import JoinOptions, numeric_address, part_of
 from p2pfusion.app.moments import mark
 from p2pfusion.app.values import Until
 from p2pfusion.errors import TrainingError, UsageError
-from p2pfusion.store.keeping import FOREIGN_RUNS_KEPT
 
 if TYPE_CHECKING:
     from p2pfusion.app.live import View
@@ -164,6 +163,7 @@ async def _telling(
     context: AbstractAsyncContextManager[Node], folder: Path, goal: Until, session: Session
 ) -> AsyncIterator[Node]:
     """The node, after one line on what it goes on from, if its folder was not empty."""
+    from p2pfusion.app.states import resumption
     from p2pfusion.store.folder import saved_runs, set_aside
 
     saved, before = saved_runs(folder), _names(folder)
@@ -177,26 +177,6 @@ async def _telling(
 
 def _names(folder: Path) -> frozenset[str]:
     return frozenset(path.name for path in folder.glob("checkpoint-*.safetensors"))
-
-
-def resumption(
-    resumed_round: int | None, run_id: bytes, saved: Mapping[bytes, int], goal: Until, damaged: Sequence[str] = ()
-) -> str | None:
-    """What to say of what the state folder held: newest round saved by run id; files found damaged at this start."""
-    if resumed_round is not None:
-        text = f"resumed from round {resumed_round} of this run"
-        if goal.rounds is not None and resumed_round >= goal.rounds:
-            text += ", where it was to end: choose a later --until rounds=N, or start anew with --fresh"
-        return text
-    others = [round_ for other, round_ in saved.items() if other != run_id]
-    if damaged:
-        return f"damaged in the state folder: {', '.join(damaged)}; nothing of this run can be used: it starts anew"
-    if not others:
-        return None
-    return (
-        f"the state folder holds round {max(others)} of another run: this one starts anew beside it; of each of the "
-        f"last {FOREIGN_RUNS_KEPT} other runs the newest checkpoint is kept (--fresh deletes them)"
-    )
 
 
 def exit_status(line: DoneLine | None, until: Until | None) -> int:

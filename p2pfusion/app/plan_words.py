@@ -29,7 +29,7 @@ def words_of(planned: Planned) -> list[str]:
         f" owners {_owners(planned)}",
         f" round  {planned.batches} {'batch' if planned.batches == 1 else 'batches'} of {owners}{cut}: "
         f"{seconds(planned.round_s)}, averaging not counted",
-        f" one    {_one(planned)}",
+        *([f" one    {_one(planned)}"] if len(planned.stages) + len(planned.idle) > 1 else []),
         *([f" beside {_beside(planned)}"] if len(planned.stages) + len(planned.idle) > 1 else []),
     ]
 

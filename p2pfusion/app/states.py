@@ -1,4 +1,5 @@
-"""Where nodes keep their state: `<state folder of the platform>/<swarm>/<node>`, and which of those a command means.
+"""Where nodes keep their state: `<state folder of the platform>/<swarm>/<node>`, which of those a command means, and
+what a person is told of one that was not empty.
 
 Names come from people and must not leave the folder, so they are quoted. A default name is the first friendly one whose
 folder no running process holds. What is inside a folder is `store`'s business.
@@ -6,7 +7,7 @@ folder no running process holds. What is inside a folder is `store`'s business.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import quote
@@ -14,9 +15,11 @@ from zlib import crc32
 
 from platformdirs import user_state_path
 
+from p2pfusion.app.values import Until
 from p2pfusion.errors import StoreError
 from p2pfusion.store.failing import store_error
 from p2pfusion.store.folder import FolderStore
+from p2pfusion.store.keeping import FOREIGN_RUNS_KEPT
 from p2pfusion.store.locking import holding
 from p2pfusion.store.shards import all_shards, is_shard
 
@@ -124,3 +127,23 @@ def newest_folder(root: Path) -> tuple[Path, int]:
     if not ages:
         raise StoreError(f"nothing to export in {root}: run `p2pfusion join` first, or name a folder with --state")
     return max(ages, key=lambda folder: ages[folder]), len(ages)
+
+
+def resumption(
+    resumed_round: int | None, run_id: bytes, saved: Mapping[bytes, int], goal: Until, damaged: Sequence[str] = ()
+) -> str | None:
+    """What to say of what the state folder held: newest round saved by run id; files found damaged at this start."""
+    if resumed_round is not None:
+        text = f"resumed from round {resumed_round} of this run"
+        if goal.rounds is not None and resumed_round >= goal.rounds:
+            text += ", where it was to end: choose a later --until rounds=N, or start anew with --fresh"
+        return text
+    others = [round_ for other, round_ in saved.items() if other != run_id]
+    if damaged:
+        return f"damaged in the state folder: {', '.join(damaged)}; nothing of this run can be used: it starts anew"
+    if not others:
+        return None
+    return (
+        f"the state folder holds round {max(others)} of another run: this one starts anew beside it; of each of the "
+        f"last {FOREIGN_RUNS_KEPT} other runs the newest checkpoint is kept (--fresh deletes them)"
+    )

@@ -14,6 +14,8 @@ from p2pfusion.node.state import LIFE, State
 
 LOOK_AGAIN_S = 0.2
 """Least often a loop looks whether its time is up when nothing rings."""
+TOLD_S = 10.0
+"""After so long it is told what is waited for: by then who was started together has been found."""
 DOUBT_INTERVALS = 3
 """Gossip intervals that news of me needs to a copy of mine, and its answer back, by way of a third node."""
 
@@ -24,8 +26,19 @@ async def enter(state: State, chain: Chain) -> None:
     Raises `TooFewPeers`; `UsageError` when the swarm is beyond my end; `StoreError` when somebody else is me.
     """
     begin_s = state.newcomer_s = state.now_s()
+    is_told = False
     while not _is_past_the_end(state) and not _may_begin(state, chain, begin_s):
+        if not is_told and state.now_s() - begin_s >= TOLD_S:
+            is_told = True
+            _tell(state)
         await state.bells["round"].wait(LOOK_AGAIN_S)
+
+
+def _tell(state: State) -> None:
+    """What is waited for, where it is others."""
+    here, wanted = len(state.membership.view(state.now_s()).peers) + 1, state.config.min_peers
+    if here < wanted:
+        state.warn("waiting", f"waiting to begin: {here} of the {wanted} of --min-peers are here, yourself counted")
 
 
 def _may_begin(state: State, chain: Chain, begin_s: float) -> bool:

@@ -33,17 +33,23 @@ def all_shards(folder: Path) -> list[Path]:
 
 
 def shards_in(folder: Path) -> list[Path | None]:
-    """Those of the cut that was saved last, by number, None for one that is not here; nothing where none was saved.
+    """Those of the cut that was saved last, by number, None for one that is not here; nothing where none was saved, or
+    where the device has since saved a whole model.
 
     A network that is cut otherwise, as when its task was changed, leaves the folders of the cut before.
     """
     saved: list[tuple[float, int, int, Path]] = []
     for path in all_shards(folder):
-        numbers, times = _numbers(path), [file.stat().st_mtime for file in path.glob("checkpoint-*.safetensors")]
-        if numbers is not None and times:
-            saved.append((max(times), *numbers, path))
-    if not saved:
+        numbers, saved_s = _numbers(path), _saved_s(path)
+        if numbers is not None and saved_s is not None:
+            saved.append((saved_s, *numbers, path))
+    if not saved or max(saved)[0] < (_saved_s(folder) or 0.0):
         return []
     _, _, count, _ = max(saved)
     mine = {number: path for _, number, of, path in saved if of == count}
     return [mine.get(number) for number in range(count)]
+
+
+def _saved_s(folder: Path) -> float | None:
+    """When its newest checkpoint was written, by the file system's clock; None without any."""
+    return max((file.stat().st_mtime for file in folder.glob("checkpoint-*.safetensors")), default=None)

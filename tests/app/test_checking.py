@@ -148,14 +148,15 @@ def test_the_full_algorithm_slices_nothing(file: Path, capsys: pytest.CaptureFix
 def test_small_networks_are_compared_with_the_full_model(capsys: pytest.CaptureFixture[str]) -> None:
     line = ["check", "digits", "--slice", "25%", "--common", "25%"]
     assert main([*line, "--algorithm", "small"]) == 0
-    *_, part, one, _, _, _, _, _, _ = capsys.readouterr().out.splitlines()
+    *_, part, all_alike, _, _, _ = capsys.readouterr().out.splitlines()
     assert part.startswith(" slice  8 970 parameters, 100.0 % of the run's model; ")
-    assert one.startswith(" rate   1   10.6 % of the full model's parameters, 10.5 % of its FLOPs ")
+    costs = "of the full model's parameters, "
+    assert all_alike.startswith(f" rate   1, 1/2, 1/4 and 1/8 10.6 % {costs}10.5 % of its FLOPs ")
     assert main([*line, "--algorithm", "members"]) == 0
-    *_, part, one, half, _, _, _, _, _ = capsys.readouterr().out.splitlines()
+    *_, part, strong, weak, _, _, _ = capsys.readouterr().out.splitlines()
     assert part.startswith(" slice  1 of 2 networks, 8 970 parameters, 50.0 % of the run's model; ")
-    assert one.startswith(" rate   1   21.1 % of the full model's parameters, 20.9 % of its FLOPs ")
-    assert half.startswith(" rate   1/2 21.1 % of the full model's parameters, 20.9 % of its FLOPs ")
+    assert strong.startswith(f" rate   1 and 1/2 21.1 % {costs}20.9 % of its FLOPs ")
+    assert weak.startswith(f" rate   1/4 and 1/8 10.6 % {costs}10.5 % of its FLOPs ")
 
 
 EXITS = """

@@ -12,8 +12,9 @@ import pytest
 from p2pfusion.app import joining
 from p2pfusion.app.cli import main
 from p2pfusion.app.join_options import numeric_address
-from p2pfusion.app.joining import exit_status, farewell, resumption
+from p2pfusion.app.joining import exit_status, farewell
 from p2pfusion.app.output import DoneLine
+from p2pfusion.app.states import resumption
 from p2pfusion.app.values import Until
 from p2pfusion.errors import UsageError
 from p2pfusion.net.lan import lan_node

@@ -84,7 +84,18 @@ def test_rounds_that_differ_are_said(tmp_path: Path, capsys: pytest.CaptureFixtu
     save(tmp_path / "fox", rounds=(8, 9, 8))
     assert main(["export", str(file), "--state", str(tmp_path)]) == 0
     out = capsys.readouterr().out
-    assert out == f"wrote {file}: 13 parameters, its shards in rounds 8, 9, 8, round 8, model {SHA256}\n"
+    assert out == f"wrote {file}: 13 parameters, shards of rounds 8 and 9, model {SHA256}\n"
+
+
+def test_a_whole_model_that_was_saved_later_is_the_newest(tmp_path: Path) -> None:
+    folder = save(tmp_path / "fox")
+    for saved in folder.rglob("checkpoint-*"):
+        os.utime(saved, (1.0, 1.0))
+    with FolderStore(folder) as store:
+        store.save_checkpoint(Checkpoint(run_id=b"w" * 32, round=4, chain=b"c" * 32, weight=3, model=SHARDS[1]))
+    assert shards_in(folder) == []
+    exported = export_model(folder, tmp_path / "model.safetensors")
+    assert (exported.round, list(exported.shard_rounds)) == (4, [])
 
 
 def test_what_another_cut_left_is_not_taken_and_is_forgotten_too(tmp_path: Path) -> None:

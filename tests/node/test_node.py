@@ -299,6 +299,16 @@ def test_timeout():
     on_lan(main)
 
 
+def test_who_waits_long_says_for_how_many():
+    async def main(lan: Lan) -> None:
+        node, events = lan.node(1, min_peers=3, timeout_s=14.0), []
+        await life(node, events)
+        told = [event.text for event in events if isinstance(event, WarningEvent)]
+        assert told == ["waiting to begin: 1 of the 3 of --min-peers are here, yourself counted"]
+
+    on_lan(main)
+
+
 def test_a_timeout_before_the_first_peer_came():
     async def main(lan: Lan) -> None:
         node = lan.node(1, min_peers=2, timeout_s=4.0)
