@@ -30,6 +30,7 @@ from p2pfusion.core.submodel import SubModel, Vector, extract
 from p2pfusion.core.task import Task, prepare
 from p2pfusion.core.training import Optimizer, Sgd, score, train
 from p2pfusion.core.transfer import Transfer
+from p2pfusion.net.settling import slice_at
 from p2pfusion.node.node import Node
 from p2pfusion.sim.world import LinkModel, Result, Scenario, World, simulate
 from p2pfusion.zoo.partition import contiguous, dirichlet
@@ -151,7 +152,7 @@ def _memory(result: Result, algorithms: list[Sliced]) -> dict[str, Any]:
     found: list[tuple[float, float]] = []
     for algorithm, outcome in zip(algorithms, result.outcomes, strict=True):
         rate = result.scenario.rate_of(len(found))
-        held = [_built(blueprint, report.sub_model, rate) for report in (outcome.reports[0], outcome.reports[-1])]
+        held = [_built(blueprint, outcome.reports[0].sub_model, rate), slice_at(algorithm, rate)]
         for one in held:
             if one not in known:
                 known[one] = _bytes(algorithm, blueprint, one) / 1e6
