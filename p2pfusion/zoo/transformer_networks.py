@@ -21,7 +21,7 @@ from p2pfusion.core.blueprint import ModuleSpec
 from p2pfusion.core.layers import empty_layer
 from p2pfusion.core.scaler import Scaler
 from p2pfusion.zoo.streams import Added, Answering, whole_streams
-from p2pfusion.zoo.transformers import STREAM, Stack
+from p2pfusion.zoo.transformer_stack import STREAM, Stack
 
 
 class Attention(nn.Module):
