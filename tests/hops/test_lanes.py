@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from p2pfusion.errors import TaskError
 from p2pfusion.hops.chains import choose
-from p2pfusion.hops.lanes import Lanes, deal, devices, have_room, lane_of, mended, peopled, round_of, seen
+from p2pfusion.hops.lanes import FASTER_SHARE, Lanes, deal, devices, have_room, lane_of, mended, peopled, round_of, seen
 from p2pfusion.sim.loop import run
 from p2pfusion.wire.hops import LANES_MAX, Lane, Offer
 from tests.hops.made import ROOM, SPLIT, device, hop, offer
@@ -53,6 +54,9 @@ def test_all_owners_have_a_chain_and_no_plan_of_one_chain_is_faster(found: list[
     except TaskError:
         return
     assert round_of(SPLIT, lanes, relays) <= round_of(SPLIT, one, relays)
+    with suppress(TaskError):
+        most = deal(SPLIT, relays, people, exactly=len(relays))
+        assert round_of(SPLIT, lanes, relays) <= round_of(SPLIT, most, relays) / FASTER_SHARE, "nor one relay each"
     assert deal(SPLIT, relays, people) == lanes
 
 
