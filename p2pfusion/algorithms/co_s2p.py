@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 from p2pfusion.algorithms.sliced import Way
 from p2pfusion.core import schemes
@@ -49,7 +49,7 @@ LAYERS_DIGITS = 4
 
 def chosen(options: Mapping[str, str]) -> Choice:
     """Raises `UsageError` naming what there is."""
-    found: dict[str, str | int] = {}
+    found: dict[str, Any] = {}
     for name, value in options.items():
         words = _WORDS.get(name)
         if words and value in words:
@@ -59,7 +59,7 @@ def chosen(options: Mapping[str, str]) -> Choice:
         else:
             there = (f"{option}={'|'.join(values) or 'LAYERS'}" for option, values in _WORDS.items())
             raise UsageError(f"co_s2p has no {name}={value[:20]}: choose of {', '.join(there)}")
-    return Choice(**found)  # type: ignore[arg-type]
+    return Choice(**found)
 
 
 def way(blueprint: Blueprint, choice: Choice) -> Way:

@@ -72,7 +72,7 @@ _SENDING = _options(
                  help="How many of the values topk and stc send."),
 )  # fmt: skip
 _AGREED = _options(
-    click.option("--algorithm", default=ALGORITHM_DEFAULT, show_default=True, metavar="NAME",
+    click.option("--algorithm", default=ALGORITHM_DEFAULT, show_default=True, metavar="NAME[:CHOICE...]",
                  help="What a node trains, and how (docs/choosing.md)."),
     click.option("--common", type=values.RATE, default=f"{COMMON_RATE_DEFAULT * 100:g}%", show_default=True,
                  help="The width that every device of the run can train."),

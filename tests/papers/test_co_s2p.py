@@ -25,7 +25,7 @@ from p2pfusion.core.submodel import SubModel, Vector, extract, layout, of_blocks
 from p2pfusion.core.tailored import Tailored
 from p2pfusion.core.task import Task, prepare
 from p2pfusion.core.training import Recipe, Sgd, Trained, loaded, train
-from p2pfusion.core.transfer import Transfer, rolled, told
+from p2pfusion.core.transfer import Transfer, answers, rolled, told
 from p2pfusion.core.units import Importance, Masks, _Draw, slice_of
 from p2pfusion.errors import UsageError
 from p2pfusion.lab.rounds import rounds
@@ -339,7 +339,7 @@ def test_without_a_deep_block_the_swarms_head_teaches_every_exit() -> None:
     teacher = F.softmax(loaded(VIT, VIT.whole(), swarm, scaled=False).eval()(X) / 3, 1)
     expected = sum(
         F.cross_entropy(one, Y) + 0.5 * 9 * F.kl_div(F.log_softmax(one / 3, 1), teacher, reduction="batchmean")
-        for one in module.answers(X)  # type: ignore[operator]
+        for one in answers(module, X)
     )
     assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
     assert torch.equal(
@@ -349,8 +349,8 @@ def test_without_a_deep_block_the_swarms_head_teaches_every_exit() -> None:
 
 def test_who_holds_the_deepest_exit_is_its_own_teacher() -> None:
     module = loaded(VIT, VIT.whole(), alive(VIT)).eval()
-    own, swarms = (Transfer(teacher=one).begin(at(10, VIT.whole()))(module, X, Y) for one in ("own", "swarm"))  # type: ignore[arg-type]
-    assert torch.equal(own, swarms)
+    own, swarm = Transfer(teacher="own"), Transfer(teacher="swarm")
+    assert torch.equal(*(one.begin(at(10, VIT.whole()))(module, X, Y) for one in (own, swarm)))
 
 
 def test_a_round_shows_its_objective_the_model_that_it_began_with() -> None:
