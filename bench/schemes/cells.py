@@ -115,12 +115,12 @@ def _as_it_comes(cells: tuple[Cell, ...]) -> tuple[Cell, ...]:
 
 
 def _text(data: str, rounds: int, steps: int) -> tuple[Cell, ...]:
-    rows = (*SLICES, *WHOLE)
+    rows = (*SLICES, "nested", *WHOLE, "dpsgd")
     base = Cell(table=data, row="", data=data, rate=0.25, alpha=None, rounds=rounds, steps=steps, calibrate=False)
     half = replace(base, rate=0.5, common=0.5)
     return (
         *(replace(base, row=row) for row in rows),
-        *(replace(half, row=row) for row in rows if row not in ("full", "alone", "centralised")),
+        *(replace(half, row=row) for row in rows if row not in ("full", "alone", "centralised", "dpsgd")),
     )
 
 
@@ -145,6 +145,7 @@ TABLES: Mapping[str, tuple[Cell, ...]] = {
         _mixed("fashion-mlp", 0.3, 60, 20),
         _mixed("fashion-mlp", 1.0, 60, 20),
         _text("shakespeare", 40, 20),
+        _text("wikitext2", 40, 20),
         _scaling("fashion-mlp", 60, 20),
         _ablation("fashion-mlp", 60, 20),
     )

@@ -40,6 +40,8 @@ TEST_LABELS = 3200
 """In a batch of an evaluation."""
 TIME = 64
 """Characters that a language model sees."""
+VALIDATION_WINDOWS = 2_000
+"""Of a text; as many as images. They only choose a width and draw a curve."""
 Samples = tuple[npt.NDArray[Any], npt.NDArray[np.int64]]
 
 
@@ -77,12 +79,13 @@ def _pictures(data: str) -> Material:
 
 
 def _text(data: str) -> Material:
-    """Characters; the last tenth of the play is the test text, the tenth before it validates."""
+    """Characters; what `texts` holds back is the test text, the last ninth of the rest validates."""
     found = texts(data)
     names = vocabulary(tuple(found.train))
     train, test = (names.encode(part) for part in (found.train, found.validation))
     cut = len(train) * 8 // 9
-    parts = [windows([part], TIME) for part in (train[:cut], train[cut:], test)]
+    end = cut + VALIDATION_WINDOWS * TIME + 1
+    parts = [windows([part], TIME) for part in (train[:cut], train[cut:end], test)]
     blueprint = gpt(len(names), TIME, 128, 2, 8, 512, tied=True)
     return Material(blueprint, *(part.fetch(range(len(part))) for part in parts), batch=16, lr=0.2)
 
