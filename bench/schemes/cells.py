@@ -12,7 +12,15 @@ from dataclasses import dataclass, replace
 MIXED = (1.0, 1.0, 0.5, 0.5, 0.25, 0.25, 0.25, 0.25)
 SLICES = ("msfusion", "heterofl", "fedrolex", "random_dropout")
 """Rows whose nodes train slices of one network, the same that `full` trains."""
-PARTS = frozenset((*SLICES, "ring", "no contrast", "constant overlap", "neither", "slip"))
+CANDIDATES = (
+    "no contrast",
+    "dealt anew each round",
+    "dealt anew each 5 rounds",
+    "strangers at zero",
+    "taught by the head",
+)
+"""Double shift, and what differs from it in one thing (`candidates`)."""
+PARTS = frozenset((*SLICES, *CANDIDATES, "grown", "ring", "constant overlap", "neither", "slip"))
 """All such rows, ablations too."""
 WHOLE = ("members", "small", "full", "alone", "centralised")
 LOWER_LR = 0.3
@@ -105,6 +113,15 @@ def _ablation(data: str, rounds: int, steps: int) -> tuple[Cell, ...]:
     )
 
 
+def _candidates(data: str, rounds: int, steps: int) -> tuple[Cell, ...]:
+    """Without and with so many rounds that the small network has stopped getting better."""
+    base = Cell(table="candidates", row="", data=data, rate=0.25, alpha=0.5, rounds=rounds, steps=steps)
+    longer = replace(base, rounds=4 * rounds)
+    rows = ("small", "members", "random_dropout")
+    return (*(replace(base, row=row) for row in (*rows, *CANDIDATES)),
+            *(replace(longer, row=row) for row in (*rows, *CANDIDATES, "grown", "full")))  # fmt: skip
+
+
 def _as_it_comes(cells: tuple[Cell, ...]) -> tuple[Cell, ...]:
     """What somebody gets who sets nothing: no outer momentum, and `Task` decides whether to calibrate."""
     return tuple(
@@ -148,5 +165,6 @@ TABLES: Mapping[str, tuple[Cell, ...]] = {
         _text("wikitext2", 40, 20),
         _scaling("fashion-mlp", 60, 20),
         _ablation("fashion-mlp", 60, 20),
+        _candidates("fashion-mlp", 60, 20),
     )
 }

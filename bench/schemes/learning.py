@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -165,7 +165,11 @@ def _algorithms(cell: Cell, stuff: Material, seed: int) -> list[Sliced]:
             calibrate=cell.calibrate,
         )
         terms = Terms(common_rate=cell.common, outer_momentum=0.0 if len(parts) == 1 else cell.outer_momentum)
-        algorithms.append(made(row.preset, prepare(task, seed), terms, 100 * seed + number))
+        algorithm = made(row.preset, prepare(task, seed), terms, 100 * seed + number)
+        if row.start is not None:
+            first = row.start(algorithm.blueprint, cell.rates[number], algorithm.genesis)
+            algorithm.prepared = replace(algorithm.prepared, genesis=first)
+        algorithms.append(algorithm)
     return algorithms
 
 

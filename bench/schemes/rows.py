@@ -1,23 +1,31 @@
 """The rows of the tables: presets by name, and what is compared with them but is no product's default.
 
-Ablations of MSfusion are rows here, not presets: they differ from it in one thing each.
+Ablations of MSfusion are rows here, not presets: they differ from it in one thing each. So are candidates that lost.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from p2pfusion.algorithms.presets import PRESETS, Preset, members, msfusion, plain
+from bench.schemes.candidates import Taught, grown, permuted, strangers_at_zero
+from p2pfusion.algorithms.presets import PRESETS, Preset, Terms, members, msfusion, plain
+from p2pfusion.algorithms.sliced import Way
+from p2pfusion.core.blueprint import Blueprint
 from p2pfusion.core.schemes import Scheme, constant, double_shift
+from p2pfusion.core.submodel import Vector
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A preset, and whether one node has everybody's data and steps."""
+    """A preset, and whether one node has everybody's data and steps.
+
+    `start`: of blueprint, the slices' rate and the first values, other first values.
+    """
 
     preset: Preset
     is_pooled: bool = False
+    start: Callable[[Blueprint, float, Vector], Vector] | None = None
 
 
 def _constant() -> Scheme:
@@ -29,13 +37,26 @@ def _slip() -> Scheme:
     return double_shift(phase="slip")
 
 
-MSFUSION = PRESETS["msfusion"]
+def _taught(blueprint: Blueprint, terms: Terms) -> Way:
+    return Way(scheme=double_shift(), objective=Taught())
+
+
+def _slices(scheme: Callable[[], Scheme]) -> Row:
+    return Row(replace(DOUBLE_SHIFT, way=plain(scheme)))
+
+
+MSFUSION, DOUBLE_SHIFT = PRESETS["msfusion"], PRESETS["double_shift"]
 ROWS: Mapping[str, Row] = {
     **{name: Row(preset) for name, preset in PRESETS.items()},
     "four members": Row(members(4)),
     "centralised": Row(PRESETS["full"], is_pooled=True),
-    "no contrast": Row(PRESETS["double_shift"]),
+    "no contrast": Row(DOUBLE_SHIFT),
     "constant overlap": Row(replace(MSFUSION, way=msfusion(_constant))),
     "neither": Row(replace(MSFUSION, way=plain(_constant), model=None)),
     "slip": Row(replace(MSFUSION, way=msfusion(_slip))),
+    "grown": _slices(grown),
+    "dealt anew each round": _slices(lambda: permuted(1)),
+    "dealt anew each 5 rounds": _slices(lambda: permuted(5)),
+    "strangers at zero": Row(DOUBLE_SHIFT, start=strangers_at_zero),
+    "taught by the head": Row(replace(DOUBLE_SHIFT, way=_taught)),
 }

@@ -1,0 +1,93 @@
+"""What was tried to make slices of one network worth it, and lost: no part of the product, kept to be tried again.
+
+Each differs from MSfusion without its contrastive term in one thing. docs/schemes.md says what came of it.
+"""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import torch
+from torch import nn
+
+from p2pfusion.core.blueprint import Blueprint, units_kept
+from p2pfusion.core.objectives import Job, Plain, StepLoss
+from p2pfusion.core.schemes import Scheme, Seat, double_shift, static
+from p2pfusion.core.submodel import SubModel, Vector
+from p2pfusion.core.training import loaded
+from p2pfusion.core.transfer import told
+
+GROW_ROUNDS = 60
+"""Till then everybody trains the first units, as the perceptron's tables let the small network train."""
+TAUGHT_ROUNDS = 10
+"""Till then the head knows nothing worth telling (as in `core.transfer`)."""
+
+
+def permuted(rounds: int) -> Scheme:
+    """Disjoint groups of units, dealt anew to everybody every so many rounds; nodes beyond the groups share one.
+
+    Independent subnet training (Yuan et al., arXiv 1910.02120), whose subnets are disjoint and dealt anew in common.
+    """
+
+    def scheme(blueprint: Blueprint, seat: Seat, rng: random.Random) -> SubModel:
+        kept = {}
+        for axis in blueprint.axes:
+            count = units_kept(seat.rates[seat.rank], axis.units)
+            units = list(range(axis.units))
+            random.Random(f"{axis.name} {seat.round // rounds}").shuffle(units)
+            first = seat.rank * count % axis.units
+            mine = (units + units)[first : first + count]
+            kept[axis.name] = [(unit * axis.unit, (unit + 1) * axis.unit) for unit in mine]
+        return SubModel.of(blueprint, kept)
+
+    return scheme
+
+
+def grown() -> Scheme:
+    """Everybody trains the small network first; then windows shift over the whole one, which began with it."""
+    small, windows = static(), double_shift()
+
+    def scheme(blueprint: Blueprint, seat: Seat, rng: random.Random) -> SubModel:
+        return (small if seat.round < GROW_ROUNDS else windows)(blueprint, seat, rng)
+
+    return scheme
+
+
+def strangers_at_zero(blueprint: Blueprint, rate: float, start: Vector) -> Vector:
+    """Weights between units that aligned windows never hold together begin at 0, the others at their true fan-in."""
+    start = start.copy()
+    for parameter in blueprint.parameters:
+        axes = [blueprint.axis(dim.axis) for dim in parameter.dims[:2] if dim.axis is not None]
+        if len(parameter.dims) < 2 or len(axes) < 2 or axes[0].units != axes[1].units:
+            continue
+        units = axes[0].units
+        window = units_kept(rate, units)
+        apart = (np.arange(units)[:, None] - np.arange(units)[None, :]) % units
+        meet = np.minimum(apart, units - apart) < window
+        spread = np.kron(meet, np.ones((axes[0].unit, axes[1].unit), bool))
+        values = start[blueprint.parameter_slices[parameter.name]].reshape(*spread.shape, -1)
+        values *= np.float32(1 / np.sqrt(meet.mean())) * spread[:, :, None]
+    return start
+
+
+class Taught(Plain):
+    """The owner's loss, and the slice learns what the whole model at the round's begin says of the batch."""
+
+    def sees_model(self, blueprint: Blueprint, sub_model: SubModel, round_index: int) -> bool:
+        """Behind the warm-up."""
+        return round_index >= TAUGHT_ROUNDS
+
+    def begin(self, job: Job) -> StepLoss:
+        """The loss of the steps that follow."""
+        if job.model is None:
+            return super().begin(job)
+        head = loaded(job.blueprint, job.blueprint.whole(), job.model, scaled=False).eval()
+
+        def step(module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            output = module(x)
+            with torch.no_grad():
+                teacher = head(x)
+            return job.loss(output, y) + told(output, teacher, 1.0)
+
+        return step

@@ -1,0 +1,47 @@
+"""Candidates do what their names say, on a network small enough to count by hand."""
+
+import random
+
+import numpy as np
+
+from bench.schemes.candidates import permuted, strangers_at_zero
+from p2pfusion.core.genesis import genesis
+from p2pfusion.core.schemes import Seat, double_shift
+from p2pfusion.zoo.blueprints import mlp
+
+BLUEPRINT = mlp(3, (16, 16), 2)
+RATES = (0.25,) * 8
+
+
+def seat(rank: int, round_index: int) -> Seat:
+    return Seat(rank=rank, peers=8, round=round_index, rates=RATES)
+
+
+def test_groups_are_disjoint_cover_every_axis_and_are_dealt_anew_in_common() -> None:
+    scheme = permuted(5)
+    dealt = []
+    for round_index in (0, 4, 5):
+        slices = [scheme(BLUEPRINT, seat(rank, round_index), random.Random(rank)) for rank in range(8)]
+        for axis in BLUEPRINT.axes:
+            units = [slice_.indices(BLUEPRINT, axis.name).tolist() for slice_ in slices]
+            assert sorted(unit for group in units[:4] for unit in group) == list(range(axis.size))
+            assert units[:4] == units[4:]
+        dealt.append(slices)
+    assert dealt[0] == dealt[1] != dealt[2]
+
+
+def test_strangers_are_the_pairs_that_no_window_ever_holds() -> None:
+    scheme, start = double_shift(), genesis(BLUEPRINT, 0)
+    met = np.zeros((16, 16), bool)
+    for round_index in range(300):
+        for rank in range(8):
+            slice_ = scheme(BLUEPRINT, seat(rank, round_index), random.Random(0))
+            met[np.ix_(slice_.indices(BLUEPRINT, "hidden2"), slice_.indices(BLUEPRINT, "hidden1"))] = True
+    changed = strangers_at_zero(BLUEPRINT, 0.25, start)
+    (weight,) = (one for one in BLUEPRINT.parameters if BLUEPRINT.shape(one) == (16, 16))
+    place = BLUEPRINT.parameter_slices[weight.name]
+    before, after = (values[place].reshape(16, 16) for values in (start, changed))
+    assert np.array_equal(after != 0, met & (before != 0))
+    assert np.allclose(after[met], before[met] * np.sqrt(256 / met.sum()))
+    rest = np.delete(np.arange(BLUEPRINT.size), np.arange(place.start, place.stop))
+    assert np.array_equal(changed[rest], start[rest])
