@@ -10,6 +10,7 @@ import random
 import numpy as np
 import torch
 from torch import nn
+from torch.func import functional_call
 
 from p2pfusion.core.blueprint import Blueprint, units_kept
 from p2pfusion.core.objectives import Job, Plain, StepLoss
@@ -89,5 +90,35 @@ class Taught(Plain):
             with torch.no_grad():
                 teacher = head(x)
             return job.loss(output, y) + told(output, teacher, 1.0)
+
+        return step
+
+
+class WholeForward(Plain):
+    """The owner's loss of the whole network, of which only the slice's weights are trained: a masked backward pass.
+
+    For devices that are short of what they can send rather than of arithmetic, which is nearly the whole network's.
+    """
+
+    is_scaled = False
+
+    def sees_model(self, blueprint: Blueprint, sub_model: SubModel, round_index: int) -> bool:
+        """Always."""
+        return True
+
+    def begin(self, job: Job) -> StepLoss:
+        """The loss of the steps that follow."""
+        if job.model is None:
+            return super().begin(job)
+        network = loaded(job.blueprint, job.blueprint.whole(), job.model, scaled=False)
+        head = torch.from_numpy(np.array(job.model, np.float32))
+        places = torch.from_numpy(job.sub_model.positions(job.blueprint))
+        shapes = {name: value.shape for name, value in network.named_parameters()}
+
+        def step(module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            mine = torch.cat([value.flatten() for value in module.parameters()])
+            parts = head.index_copy(0, places, mine).split([shape.numel() for shape in shapes.values()])
+            values = {name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+            return job.loss(functional_call(network, values, (x,)), y)
 
         return step

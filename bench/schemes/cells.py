@@ -18,6 +18,7 @@ CANDIDATES = (
     "dealt anew each 5 rounds",
     "strangers at zero",
     "taught by the head",
+    "whole forward",
 )
 """Double shift, and what differs from it in one thing (`candidates`)."""
 PARTS = frozenset((*SLICES, *CANDIDATES, "grown", "ring", "constant overlap", "neither", "slip"))

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from bench.schemes.candidates import Taught, grown, permuted, strangers_at_zero
-from p2pfusion.algorithms.presets import PRESETS, Preset, Terms, members, msfusion, plain
+from bench.schemes.candidates import Taught, WholeForward, grown, permuted, strangers_at_zero
+from p2pfusion.algorithms.presets import PRESETS, Preset, members, msfusion, plain
 from p2pfusion.algorithms.sliced import Way
 from p2pfusion.core.blueprint import Blueprint
+from p2pfusion.core.objectives import Objective
 from p2pfusion.core.schemes import Scheme, constant, double_shift
 from p2pfusion.core.submodel import Vector
 
@@ -37,12 +38,12 @@ def _slip() -> Scheme:
     return double_shift(phase="slip")
 
 
-def _taught(blueprint: Blueprint, terms: Terms) -> Way:
-    return Way(scheme=double_shift(), objective=Taught())
-
-
 def _slices(scheme: Callable[[], Scheme]) -> Row:
     return Row(replace(DOUBLE_SHIFT, way=plain(scheme)))
+
+
+def _minimising(objective: type[Objective]) -> Row:
+    return Row(replace(DOUBLE_SHIFT, way=lambda blueprint, terms: Way(scheme=double_shift(), objective=objective())))
 
 
 MSFUSION, DOUBLE_SHIFT = PRESETS["msfusion"], PRESETS["double_shift"]
@@ -58,5 +59,6 @@ ROWS: Mapping[str, Row] = {
     "dealt anew each round": _slices(lambda: permuted(1)),
     "dealt anew each 5 rounds": _slices(lambda: permuted(5)),
     "strangers at zero": Row(DOUBLE_SHIFT, start=strangers_at_zero),
-    "taught by the head": Row(replace(DOUBLE_SHIFT, way=_taught)),
+    "taught by the head": _minimising(Taught),
+    "whole forward": _minimising(WholeForward),
 }

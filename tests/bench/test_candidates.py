@@ -3,10 +3,14 @@
 import random
 
 import numpy as np
+import torch
 
-from bench.schemes.candidates import permuted, strangers_at_zero
+from bench.schemes.candidates import WholeForward, permuted, strangers_at_zero
 from p2pfusion.core.genesis import genesis
+from p2pfusion.core.objectives import Job, cross_entropy
 from p2pfusion.core.schemes import Seat, double_shift
+from p2pfusion.core.submodel import extract
+from p2pfusion.core.training import loaded
 from p2pfusion.zoo.blueprints import mlp
 
 BLUEPRINT = mlp(3, (16, 16), 2)
@@ -45,3 +49,18 @@ def test_strangers_are_the_pairs_that_no_window_ever_holds() -> None:
     assert np.allclose(after[met], before[met] * np.sqrt(256 / met.sum()))
     rest = np.delete(np.arange(BLUEPRINT.size), np.arange(place.start, place.stop))
     assert np.array_equal(changed[rest], start[rest])
+
+
+def test_a_whole_forward_pass_says_what_the_whole_network_says_and_teaches_the_slice_its_part_of_the_gradient() -> None:
+    model, slice_ = genesis(BLUEPRINT, 0), double_shift()(BLUEPRINT, seat(3, 7), random.Random(0))
+    start = extract(BLUEPRINT, model, slice_)
+    job = Job(blueprint=BLUEPRINT, sub_model=slice_, start=start, loss=cross_entropy, seed=0, model=model)
+    module, whole = loaded(BLUEPRINT, slice_, start, scaled=False), loaded(BLUEPRINT, BLUEPRINT.whole(), model)
+    x, y = torch.randn(5, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 0, 1, 1])
+    said, wanted = WholeForward().begin(job)(module, x, y), cross_entropy(whole(x), y)
+    said.backward()
+    wanted.backward()
+    assert torch.equal(said, wanted)
+    gradients = [np.concatenate([one.grad.flatten() for one in net.parameters()]) for net in (module, whole)]
+    assert np.allclose(gradients[0], extract(BLUEPRINT, gradients[1], slice_), atol=1e-7)
+    assert np.any(gradients[0])
