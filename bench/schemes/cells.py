@@ -21,7 +21,11 @@ CANDIDATES = (
     "whole forward",
 )
 """Double shift, and what differs from it in one thing (`candidates`)."""
-PARTS = frozenset((*SLICES, *CANDIDATES, "grown", "ring", "constant overlap", "neither", "slip"))
+DRAWN = ("heterofl, drawn", "fedrolex, drawn")
+"""With rates drawn anew each round."""
+MSFUSIONS_PARTS = ("ring", "no contrast", "constant overlap", "overlap to the end", "neither", "slip")
+"""MSfusion but for one thing."""
+PARTS = frozenset((*SLICES, *DRAWN, *CANDIDATES, *MSFUSIONS_PARTS, "grown"))
 """All such rows, ablations too."""
 WHOLE = ("members", "small", "full", "alone", "centralised")
 LOWER_LR = 0.3
@@ -85,7 +89,7 @@ def _equal(data: str, rounds: int, steps: int) -> tuple[Cell, ...]:
 def _mixed(data: str, alpha: float, rounds: int, steps: int) -> tuple[Cell, ...]:
     name = f"{data}-mixed-{alpha:g}"
     base = Cell(table=name, row="", data=data, rate=None, alpha=alpha, rounds=rounds, steps=steps)
-    return tuple(replace(base, row=row) for row in ("small", "members", "nested", *SLICES, "full"))
+    return tuple(replace(base, row=row) for row in ("small", "members", "nested", *SLICES, *DRAWN, "full"))
 
 
 def _longer(cells: tuple[Cell, ...], rounds: int) -> tuple[Cell, ...]:
@@ -107,7 +111,7 @@ def _scaling(data: str, rounds: int, steps: int) -> tuple[Cell, ...]:
 
 def _ablation(data: str, rounds: int, steps: int) -> tuple[Cell, ...]:
     base = Cell(table="ablation", row="", data=data, rate=0.25, alpha=0.5, rounds=rounds, steps=steps)
-    rows = ("msfusion", "ring", "no contrast", "constant overlap", "neither", "slip", "uncalibrated")
+    rows = ("msfusion", *MSFUSIONS_PARTS, "uncalibrated")
     cells = [replace(base, row=row) for row in rows]
     return tuple(
         replace(cell, row="msfusion", calibrate=False) if cell.row == "uncalibrated" else cell for cell in cells
@@ -158,11 +162,14 @@ TABLES: Mapping[str, tuple[Cell, ...]] = {
         _longer(EQUAL, 200),
         _as_it_comes(EQUAL),
         CIFAR,
+        _as_it_comes(CIFAR),
         _longer(CIFAR, 160),
         _equal("fashion-mlp", 60, 20),
+        _as_it_comes(_equal("fashion-mlp", 60, 20)),
         _mixed("fashion-mlp", 0.3, 60, 20),
         _mixed("fashion-mlp", 1.0, 60, 20),
         _text("shakespeare", 40, 20),
+        _as_it_comes(_text("shakespeare", 40, 20)),
         _text("wikitext2", 40, 20),
         _scaling("fashion-mlp", 60, 20),
         _ablation("fashion-mlp", 60, 20),

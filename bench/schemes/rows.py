@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from bench.schemes.candidates import Taught, WholeForward, grown, permuted, strangers_at_zero
-from p2pfusion.algorithms.presets import PRESETS, Preset, members, msfusion, plain
+from p2pfusion.algorithms.presets import PRESETS, Preset, live, members, plain
 from p2pfusion.algorithms.sliced import Way
 from p2pfusion.core.blueprint import Blueprint
 from p2pfusion.core.objectives import Objective
-from p2pfusion.core.schemes import Scheme, constant, double_shift
+from p2pfusion.core.schemes import Scheme, double_shift
 from p2pfusion.core.submodel import Vector
 
 
@@ -29,15 +29,6 @@ class Row:
     start: Callable[[Blueprint, float, Vector], Vector] | None = None
 
 
-def _constant() -> Scheme:
-    """As much overlap in every round as the schedule has on average over its 200 rounds."""
-    return double_shift(constant(0.25))
-
-
-def _slip() -> Scheme:
-    return double_shift(phase="slip")
-
-
 def _slices(scheme: Callable[[], Scheme]) -> Row:
     return Row(replace(DOUBLE_SHIFT, way=plain(scheme)))
 
@@ -46,15 +37,18 @@ def _minimising(objective: type[Objective]) -> Row:
     return Row(replace(DOUBLE_SHIFT, way=lambda blueprint, terms: Way(scheme=double_shift(), objective=objective())))
 
 
-MSFUSION, DOUBLE_SHIFT = PRESETS["msfusion"], PRESETS["double_shift"]
+DOUBLE_SHIFT = PRESETS["double_shift"]
 ROWS: Mapping[str, Row] = {
     **{name: Row(preset) for name, preset in PRESETS.items()},
     "four members": Row(members(4)),
     "centralised": Row(PRESETS["full"], is_pooled=True),
     "no contrast": Row(DOUBLE_SHIFT),
-    "constant overlap": Row(replace(MSFUSION, way=msfusion(_constant))),
-    "neither": Row(replace(MSFUSION, way=plain(_constant), model=None)),
-    "slip": Row(replace(MSFUSION, way=msfusion(_slip))),
+    "constant overlap": Row(live("msfusion:overlap=constant")),
+    "overlap to the end": Row(live("msfusion:horizon=60")),
+    "neither": Row(live("double_shift:overlap=constant")),
+    "slip": Row(live("msfusion:phase=slip")),
+    "heterofl, drawn": Row(live("heterofl:rates=dynamic")),
+    "fedrolex, drawn": Row(live("fedrolex:rates=dynamic")),
     "grown": _slices(grown),
     "dealt anew each round": _slices(lambda: permuted(1)),
     "dealt anew each 5 rounds": _slices(lambda: permuted(5)),

@@ -6,9 +6,8 @@ chosen here, so devices that chose differently still train one model. Knows no n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Literal
 
 from p2pfusion.algorithms.sliced import Way
 from p2pfusion.core import schemes
@@ -17,7 +16,7 @@ from p2pfusion.core.depth import at_exits, shallow
 from p2pfusion.core.drift import Drift
 from p2pfusion.core.tailored import HOW, How, Tailored
 from p2pfusion.core.transfer import GAMMA, Transfer
-from p2pfusion.errors import TaskError, UsageError
+from p2pfusion.errors import TaskError
 
 Teaching = Literal["own", "swarm", "off"]
 Weights = Literal["drift", "even"]
@@ -39,27 +38,6 @@ class Choice:
     rolling_freeze: int = 0
     weights: Weights = "drift"
     sum: Sum = "mean"
-
-
-_WORDS: Mapping[str, tuple[str, ...]] = {name: get_args(kind) for name, kind in get_type_hints(Choice).items()}
-"""Option -> its values; none for a number of layers."""
-LAYERS_DIGITS = 4
-"""Of a number of layers: more than any network has, and nothing that takes long to read."""
-
-
-def chosen(options: Mapping[str, str]) -> Choice:
-    """Raises `UsageError` naming what there is."""
-    found: dict[str, Any] = {}
-    for name, value in options.items():
-        words = _WORDS.get(name)
-        if words and value in words:
-            found[name] = value
-        elif words == () and value.isascii() and value.isdigit() and len(value) <= LAYERS_DIGITS:
-            found[name] = int(value)
-        else:
-            there = (f"{option}={'|'.join(values) or 'LAYERS'}" for option, values in _WORDS.items())
-            raise UsageError(f"co_s2p has no {name}={value[:20]}: choose of {', '.join(there)}")
-    return Choice(**found)
 
 
 def way(blueprint: Blueprint, choice: Choice) -> Way:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from p2pfusion.algorithms import co_s2p
+from p2pfusion.algorithms import co_s2p, windows
+from p2pfusion.algorithms.choices import chosen
 from p2pfusion.algorithms.sliced import Sliced, Way
 from p2pfusion.config import COMMON_RATE_DEFAULT, CadenceConfig
 from p2pfusion.core import schemes
@@ -58,18 +59,24 @@ class Terms:
             raise UsageError(f"common rate {self.common_rate!r}: must be above 0 and at most 1")
 
 
+WayOf = Callable[[Blueprint, Terms], Way]
+"""How a node works in a run of that blueprint and those terms."""
+Choosing = Callable[[str, Mapping[str, str]], WayOf]
+"""The way of a node of the algorithm of that name that chose these values of these options."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preset:
     """One row: how a node of it works in a run of that blueprint and those terms, and a line for people."""
 
     text: str
-    way: Callable[[Blueprint, Terms], Way]
+    way: WayOf
     model: Callable[[Blueprint, Terms], Blueprint] | None = None
     """The run's model, where it is another than the task's."""
     reach: Reach = "all"
     cadence: CadenceConfig = field(default_factory=CadenceConfig)
     """When its rounds are ready, where the owner of a node says nothing else."""
-    choosing: Callable[[Mapping[str, str]], Callable[[Blueprint, Terms], Way]] | None = None
+    choosing: Choosing | None = None
     """The way of a node that does some of it otherwise, by option and value; None: nothing of it can be chosen."""
 
 
@@ -86,12 +93,12 @@ def width_name(rate: float) -> str:
     return f"{100 * rate:.4g}%"
 
 
-def plain(scheme: Callable[[], schemes.Scheme]) -> Callable[[Blueprint, Terms], Way]:
+def plain(scheme: Callable[[], schemes.Scheme]) -> WayOf:
     """Slices of that scheme, trained with the owner's loss and nothing else."""
     return lambda blueprint, terms: Way(scheme=scheme())
 
 
-def msfusion(scheme: Callable[[], schemes.Scheme]) -> Callable[[Blueprint, Terms], Way]:
+def msfusion(scheme: Callable[[], schemes.Scheme]) -> WayOf:
     """Slices of that scheme, trained with the contrastive term."""
     return lambda blueprint, terms: Way(scheme=scheme(), objective=Contrastive(), aside=(PROJECTION,))
 
@@ -106,9 +113,25 @@ def _nested(blueprint: Blueprint, terms: Terms) -> Way:
     return Way(scheme=widest(rates), objective=Nested(rates, DISTILL), widths=widths)
 
 
-def _co_s2p(options: Mapping[str, str]) -> Callable[[Blueprint, Terms], Way]:
-    choice = co_s2p.chosen(options)
+def _co_s2p(name: str, options: Mapping[str, str]) -> WayOf:
+    choice = chosen(name, co_s2p.Choice, options)
     return lambda blueprint, terms: co_s2p.way(blueprint, choice)
+
+
+def _shifting(kind: Callable[[Callable[[], schemes.Scheme]], WayOf]) -> Choosing:
+    def choosing(name: str, options: Mapping[str, str]) -> WayOf:
+        choice = chosen(name, windows.Shift, options)
+        return kind(lambda: windows.shifted(choice))
+
+    return choosing
+
+
+def _drawing(scheme: Callable[[], schemes.Scheme]) -> Choosing:
+    def choosing(name: str, options: Mapping[str, str]) -> WayOf:
+        choice = chosen(name, windows.Draw, options)
+        return plain(lambda: windows.drawn(scheme(), choice))
+
+    return choosing
 
 
 def _small(blueprint: Blueprint, terms: Terms) -> Blueprint:
@@ -142,16 +165,29 @@ PRESETS: Mapping[str, Preset] = {
         text="double-shifting slices with a contrastive term (MSfusion)",
         way=msfusion(schemes.double_shift),
         model=_projected,
+        choosing=_shifting(msfusion),
     ),
     "co_s2p": Preset(
         text="shallow and narrow slices of a network with exits, which learn from its deepest (Co-S2P)",
-        way=_co_s2p({}),
+        way=_co_s2p("co_s2p", {}),
         cadence=SEMI_ASYNCHRONOUS,
         choosing=_co_s2p,
     ),
-    "double_shift": Preset(text="double-shifting slices and nothing else", way=plain(schemes.double_shift)),
-    "heterofl": Preset(text="always the first channels (HeteroFL)", way=plain(schemes.static)),
-    "fedrolex": Preset(text="one window for all that rolls (FedRolex)", way=plain(schemes.rolling)),
+    "double_shift": Preset(
+        text="double-shifting slices and nothing else",
+        way=plain(schemes.double_shift),
+        choosing=_shifting(plain),
+    ),
+    "heterofl": Preset(
+        text="always the first channels (HeteroFL)",
+        way=plain(schemes.static),
+        choosing=_drawing(schemes.static),
+    ),
+    "fedrolex": Preset(
+        text="one window for all that rolls (FedRolex)",
+        way=plain(schemes.rolling),
+        choosing=_drawing(schemes.rolling),
+    ),
     "random_dropout": Preset(text="fresh random channels (Federated Dropout)", way=plain(schemes.random_dropout)),
     "small": Preset(text="everybody trains the small model", way=_FULL, model=_small),
     "full": Preset(text="everybody trains the whole model (FedAvg without a server)", way=_FULL),
@@ -226,12 +262,12 @@ def live(name: str) -> Preset:
 
 def _with_options(name: str, options: Sequence[str]) -> Preset:
     pairs = [option.partition("=")[::2] for option in options]
-    chosen, choosing = dict(pairs), PRESETS[name].choosing
+    given, choosing = dict(pairs), PRESETS[name].choosing
     if choosing is None:
         raise UsageError(NOTHING_TO_CHOOSE.format(name))
-    if len(chosen) < len(pairs) or not all(all(pair) for pair in pairs):
+    if len(given) < len(pairs) or not all(all(pair) for pair in pairs):
         raise UsageError(f"algorithm {name!r}: each choice once, as option=value, with a colon between two")
-    return replace(PRESETS[name], way=choosing(chosen))
+    return replace(PRESETS[name], way=choosing(name, given))
 
 
 def made(

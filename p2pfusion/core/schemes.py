@@ -14,7 +14,7 @@ import itertools
 import math
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from p2pfusion.config import RANGES_PER_AXIS_MAX
@@ -25,6 +25,8 @@ ZETA = 1
 """MSfusion's shift per round, in units."""
 HORIZON_ROUNDS = 200
 """Length of the overlap schedule where a run is open-ended (PAPERS.md 1.3)."""
+LEVELS = (1.0, 0.5, 0.25, 0.125, 0.0625)
+"""HeteroFL's rates, a to e (PAPERS.md 4.1)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +85,22 @@ def rolling() -> Scheme:
         return _windows(blueprint, seat, lambda axis: seat.round)
 
     return scheme
+
+
+def dynamic(scheme: Scheme) -> Scheme:
+    """That scheme at a rate drawn anew each round: of the levels up to the device's own, all equally likely.
+
+    The first round is at its own, the most it will ever take, which is what a device is measured with. Source:
+    HeteroFL's and FedRolex's *dynamic* runs, PAPERS.md 4.1 and 4.2; there any device may draw any level.
+    """
+
+    def drawn(blueprint: Blueprint, seat: Seat, rng: random.Random) -> SubModel:
+        own = seat.rates[seat.rank]
+        rate = rng.choice([own, *(level for level in LEVELS if level < own)]) if seat.round else own
+        rates = (*seat.rates[: seat.rank], rate, *seat.rates[seat.rank + 1 :])
+        return scheme(blueprint, replace(seat, rates=rates), rng)
+
+    return drawn
 
 
 def run_of(units: int) -> int:

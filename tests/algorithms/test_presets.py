@@ -134,7 +134,7 @@ def test_what_can_be_chosen_of_a_row_goes_behind_its_name(with_exits: Prepared) 
 
 
 CHOICES = (
-    r"choose of units=importance\|masks, transfer=own\|swarm\|off, rolling_freeze=LAYERS, weights=drift\|even, "
+    r"choose of units=importance\|masks, transfer=own\|swarm\|off, rolling_freeze=NUMBER, weights=drift\|even, "
     r"sum=mean\|plain$"
 )
 
@@ -149,6 +149,9 @@ CHOICES = (
         ("co_s2p:sum", "each choice once, as option=value"),
         ("co_s2p:", "each choice once, as option=value"),
         ("co_s2p:sum=plain:sum=mean", "each choice once, as option=value"),
+        ("msfusion:phase=late", r"msfusion has no phase=late: choose of overlap=cosine\|sigmoid\|constant, horizon="),
+        ("double_shift:rates=dynamic", "double_shift has no rates=dynamic: choose of overlap="),
+        ("heterofl:rates=big", r"heterofl has no rates=big: choose of rates=fixed\|dynamic$"),
         ("full:sum=plain", "'full' has nothing to choose: write no more than its name"),
         ("fedavg:sum=plain", "unknown algorithm 'fedavg'"),
         ("auto:sum=plain", "'auto' has nothing to choose"),
@@ -160,6 +163,32 @@ def test_a_wrong_choice_is_the_users_mistake_and_the_right_ones_are_named(name: 
     with pytest.raises(UsageError, match=said) as caught:
         check_live(name)
     assert caught.value.exit_status == 2
+
+
+CHOSEN = {
+    "msfusion:overlap=sigmoid:horizon=60": schemes.double_shift(schemes.sigmoid(rounds=60)),
+    "msfusion:overlap=constant:gaps=equidistant": schemes.double_shift(schemes.constant(0.25), gaps="equidistant"),
+    "double_shift:phase=slip": schemes.double_shift(phase="slip"),
+    "double_shift:horizon=9999": schemes.double_shift(schemes.cosine(rounds=9999)),
+    "heterofl:rates=fixed": schemes.static(),
+    "heterofl:rates=dynamic": schemes.dynamic(schemes.static()),
+    "fedrolex:rates=dynamic": schemes.dynamic(schemes.rolling()),
+}
+
+
+@pytest.mark.parametrize("name", CHOSEN)
+@pytest.mark.parametrize("round_index", [0, 40, 1000])
+def test_a_chosen_window_is_the_schemes(prepared: Prepared, name: str, round_index: int) -> None:
+    made_so = algorithm(name, prepared)
+    seat = schemes.Seat(rank=1, peers=3, round=round_index, rates=(0.25, 0.5, 0.25))
+    for seed in range(5):
+        found, wanted = (
+            scheme(made_so.blueprint, seat, random.Random(seed)) for scheme in (made_so.scheme, CHOSEN[name])
+        )
+        assert found == wanted
+    usual = algorithm(name.partition(":")[0], prepared)
+    assert type(made_so.way.objective) is type(usual.way.objective)
+    assert made_so.way.aside == usual.way.aside
 
 
 @pytest.mark.parametrize("name", APART)

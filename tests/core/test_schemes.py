@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,12 +14,14 @@ from hypothesis import strategies as st
 from p2pfusion.config import RANGES_PER_AXIS_MAX
 from p2pfusion.core.blueprint import Axis, Blueprint, Dim, Init, Parameter, units_kept
 from p2pfusion.core.schemes import (
+    LEVELS,
     Schedule,
     Scheme,
     Seat,
     constant,
     cosine,
     double_shift,
+    dynamic,
     full,
     phase_numbers,
     random_dropout,
@@ -56,6 +59,25 @@ def test_every_scheme_keeps_exactly_its_rate_of_every_axis(scheme: Scheme, data:
     assert sub_model.blocks == blueprint.blocks
     for axis in blueprint.axes:
         assert sub_model.width(blueprint, axis.name) == units_kept(seat.rates[seat.rank], axis.units) * axis.unit
+
+
+@given(data=st.data(), scheme=st.sampled_from((static(), rolling())))
+def test_a_drawn_rate_is_one_of_the_levels_up_to_its_own_and_at_first_its_own(
+    data: st.DataObject, scheme: Scheme
+) -> None:
+    blueprint, seat = data.draw(blueprints()), data.draw(seats())
+    own = seat.rates[seat.rank]
+    rates = {own, *(level for level in LEVELS if level < own)} if seat.round else {own}
+    found = dynamic(scheme)(blueprint, seat, random.Random(data.draw(st.integers(0, 100))))
+    wanted = [replace(seat, rates=tuple(rate for _ in seat.rates)) for rate in rates]
+    assert found in [scheme(blueprint, other, random.Random(0)) for other in wanted]
+
+
+def test_all_levels_are_drawn() -> None:
+    seat, rng = Seat(rank=0, peers=1, round=1, rates=(0.5,)), random.Random(0)
+    blueprint = mlp(4, (32,), 2)
+    widths = [dynamic(static())(blueprint, seat, rng).width(blueprint, "hidden1") for _ in range(400)]
+    assert {width: 80 <= widths.count(width) <= 120 for width in widths} == {16: True, 8: True, 4: True, 2: True}
 
 
 @given(st.data())
