@@ -161,7 +161,7 @@ def join(**options: Any) -> int:
     """Join or start a swarm on this LAN and train until --until, --timeout or Ctrl-C.
 
     TASK is a file of your own (see `p2pfusion new`), digits, or the name of a data set in a folder of yours:
-    fashion:DIR, mnist:DIR, cifar10:DIR, shakespeare:DIR or wikitext2:DIR.
+    fashion:DIR, mnist:DIR, cifar10:DIR, shakespeare:DIR, speakers:DIR or wikitext2:DIR.
     """
     from p2pfusion.app.join_options import JoinOptions
     from p2pfusion.app.joining import run_join

@@ -8,7 +8,7 @@ that one slow core trains at some steps per second (WikiText-2: one, for its out
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -20,8 +20,8 @@ from p2pfusion.core.training import Optimizer, Sgd
 from p2pfusion.zoo import datasets, digits
 from p2pfusion.zoo.blueprints import mlp, residual_cnn, resnet18
 from p2pfusion.zoo.datasets import Texts
-from p2pfusion.zoo.partition import contiguous
-from p2pfusion.zoo.text import Tokens, Vocabulary, Windows, vocabulary, windows, words
+from p2pfusion.zoo.partition import by_group, contiguous
+from p2pfusion.zoo.text import Tokens, Vocabulary, Windows, speeches, vocabulary, windows, words
 from p2pfusion.zoo.transformers import gpt
 
 VALIDATION_IMAGES = 2_000
@@ -73,6 +73,15 @@ def shakespeare_task(folder: Path) -> Task:
     return _language_task(texts, vocabulary(texts.train), list, batch_size=32)
 
 
+def speakers_task(folder: Path) -> Task:
+    """The same, dealt by speaker: nobody's words are on two devices. Raises `TaskError`."""
+    texts = datasets.tiny_shakespeare(folder)
+    names = vocabulary(texts.train)
+    train = windows([names.encode(said) for said in speeches(texts.train).values()], CONTEXT)
+    task = _language_task(texts, names, list, batch_size=32)
+    return replace(task, train=train, partition=lambda parts, seed: by_group(train.streams, parts, seed))
+
+
 def wikitext2_task(folder: Path) -> Task:
     """The next word of WikiText-2, with a Transformer of 2 layers: 4,664,576 parameters. Raises `TaskError`."""
     texts = datasets.wikitext2(folder)
@@ -116,6 +125,7 @@ FOLDER_TASKS: Mapping[str, FolderTask] = MappingProxyType(
         "mnist": FolderTask(fashion_task, f"MNIST's {_IDX}"),
         "cifar10": FolderTask(cifar10_task, "the binary version of CIFAR-10, data_batch_1.bin and so on"),
         "shakespeare": FolderTask(shakespeare_task, "input.txt, any text: Tiny Shakespeare"),
+        "speakers": FolderTask(speakers_task, "input.txt, a play whose speeches begin with a line NAME:"),
         "wikitext2": FolderTask(wikitext2_task, "wiki.train.tokens, wiki.valid.tokens and wiki.test.tokens"),
     }
 )

@@ -24,6 +24,7 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "mnist": written.write_fashion,
     "cifar10": written.write_cifar10,
     "shakespeare": written.write_shakespeare,
+    "speakers": written.write_shakespeare,
     "wikitext2": written.write_wikitext2,
 }
 
@@ -66,6 +67,16 @@ def test_texts_are_dealt_in_pieces(tmp_path: Path) -> None:
     assert isinstance(part, Samples)
     assert np.diff(part.order).tolist() == [1] * (len(part.order) - 1)
     assert part.order[0] > 0
+
+
+def test_nobodys_words_are_on_two_devices(tmp_path: Path) -> None:
+    written.write_shakespeare(tmp_path)
+    task = FOLDER_TASKS["speakers"].make(tmp_path)
+    assert isinstance(task.train, Windows)
+    dealt = [prepare(task, 0, (index, 3)).train for index in range(3)]
+    spoken = [frozenset(task.train.streams[list(part.order)].tolist()) for part in dealt if isinstance(part, Samples)]
+    assert sorted(len(one) for one in spoken) == [1, 1, 1]
+    assert len(frozenset.union(*spoken)) == 3
 
 
 def test_validation_looks_at_so_much_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
