@@ -4,8 +4,8 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from bench.schemes.cells import TABLES, Cell
-from bench.schemes.report import table
-from bench.schemes.run import done, key_of
+from bench.schemes.report import PAGE, table
+from bench.schemes.run import RESULTS, done, key_of, read
 
 FASHION = {(cell.row, cell.rate): cell for cell in TABLES["fashion"]}
 
@@ -21,6 +21,12 @@ def test_a_table_names_its_cells_once() -> None:
         assert {cell.table for cell in cells} == {name}
         assert len(frozenset(cells)) == len(cells)
         assert all(len(cell.rates) == cell.nodes for cell in cells)
+
+
+def test_every_table_that_was_run_has_its_place_on_the_page() -> None:
+    ran = {line["table"] for line in read(RESULTS / "schemes.jsonl")}
+    assert ran <= set(TABLES)
+    assert [name for name in sorted(ran) if f"<!-- table {name} -->" not in PAGE.read_text()] == []
 
 
 def test_what_was_run_is_not_run_again() -> None:
