@@ -114,7 +114,8 @@ class RoundReport:
     `share` is the share of parameters trained in `steps` local steps (0: not counted), `loss` the mean loss of it,
     `heard`/`missing` how many expected contributions (mine included) were complete or not when the round was left,
     `late` those that came to sealed rounds since the last report. `coverage` is the share of parameters that somebody
-    trained in this round, `covered` in any round that I have reported since I started. `bytes_sent`, `bytes_received`
+    trained in this round, `covered` in any round that I have reported since I started, `covered_units` and
+    `covered_pairs` the same of units and of pairs of units (`core.coverage.Covered`). `bytes_sent`, `bytes_received`
     and their split `traffic` are since the last report too. `head` identifies sealed model plus open rounds; `accuracy`
     is the last one measured, and `widths` are those of all networks in the model, where it holds several.
     """
@@ -137,6 +138,8 @@ class RoundReport:
     accuracy: float | None = None
     steps: int = 0
     covered: float = 0.0
+    covered_units: float = 0.0
+    covered_pairs: float = 0.0
     seconds: Mapping[str, float] = field(default_factory=dict)
     traffic: Traffic = Traffic()
     widths: Mapping[str, float] = field(default_factory=dict)

@@ -5,6 +5,7 @@
 | `p2pfusion_round` | | the newest round this node published to |
 | `p2pfusion_tip_round` | | the newest sealed round of its chain |
 | `p2pfusion_loss`, `p2pfusion_accuracy` | | the last ones told; absent until then |
+| `p2pfusion_covered` | `of` | share that somebody has trained since it began: `scalars`, `units`, `pairs` of units |
 | `p2pfusion_peers` | `state` | other members: `alive`, `suspect`, `dead` |
 | `p2pfusion_bytes_total` | `direction`, `kind` | bodies: `sent`, `received`; `payload`, `header`, `gossip` |
 | `p2pfusion_calls_total` | `direction` | calls: mine are `sent` |
@@ -76,6 +77,7 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """See `prometheus_client.registry.Collector`."""
         yield from self._gauges()
+        yield from self._covered()
         yield self._peers()
         yield from self._bytes()
         phases = SummaryMetricFamily("p2pfusion_round_seconds", "Seconds of rounds by phase", labels=["phase"])
@@ -101,6 +103,18 @@ class Metrics(Collector):
         for name, (words, value) in values.items():
             if value is not None:
                 yield GaugeMetricFamily(f"p2pfusion_{name}", words, value=value)
+
+    def _covered(self) -> Iterator[Metric]:
+        if self._report is not None:
+            shares = {
+                "scalars": self._report.covered,
+                "units": self._report.covered_units,
+                "pairs": self._report.covered_pairs,
+            }
+            family = GaugeMetricFamily("p2pfusion_covered", "Trained by somebody so far, 0 to 1", labels=["of"])
+            for name, share in shares.items():
+                family.add_metric([name], share)
+            yield family
 
     def _peers(self) -> Metric:
         membership = self._node.state.membership

@@ -48,10 +48,10 @@ class PeerLine:
 class RoundLine:
     """One round of one node. `loss` is None where nothing was trained, `accuracy` where it was not measured.
 
-    `covered`: share of the model that somebody has trained since this node began; `seconds` by phase, `utilisation` the
-    share of them that it trained; `traffic` splits the round's bytes by kind; `widths`: accuracies of all networks in
-    the model, where it holds several. `blocks`: which of the model's blocks, in its order; None, and absent from the
-    object, where none is missing.
+    `covered`, `covered_units`, `covered_pairs`: shares of the model's scalars, units and pairs of units that somebody
+    has trained since this node began; `seconds` by phase, `utilisation` the share of them that it trained; `traffic`
+    splits the round's bytes by kind; `widths`: accuracies of all networks in the model, where it holds several.
+    `blocks`: which of the model's blocks, in its order; None, and absent from the object, where none is missing.
     """
 
     event: ClassVar[str] = "round"
@@ -72,6 +72,8 @@ class RoundLine:
     widths: Mapping[str, float] = field(default_factory=dict)
     blocks: SliceAxis | None = None
     utilisation: float = 0.0
+    covered_units: float = 0.0
+    covered_pairs: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +161,8 @@ def _round_line(report: RoundReport, blueprint: Blueprint) -> RoundLine:
         widths=dict(report.widths),
         blocks=_blocks_of(report, blueprint),
         utilisation=round(report.utilisation, 3),
+        covered_units=report.covered_units,
+        covered_pairs=report.covered_pairs,
     )
 
 

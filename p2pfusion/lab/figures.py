@@ -1,8 +1,9 @@
 """Figures of a sweep, as PNG and SVG: what was varied from left to right, mean and range over the seeds.
 
 Each scenario has the figure its question asks for: `PANELS` says which columns are drawn. A partition, and whatever has
-nothing varied, is drawn over virtual time instead. Colours are those of Okabe and Ito, which colour-blind people can
-tell apart; markers differ too. matplotlib (extra `plot`) is imported only here, and only when something is drawn.
+nothing varied, is drawn over virtual time instead. Where devices trained slices, a panel below shows how much of the
+model was trained: by the end, or round by round. Colours are those of Okabe and Ito, which colour-blind people can tell
+apart; markers differ too. matplotlib (extra `plot`) is imported only here, and only when something is drawn.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from p2pfusion.lab.curves import Curve, Spell
+from p2pfusion.lab.growth import COVERED, Growth
 from p2pfusion.lab.knobs import KNOBS, Value
 from p2pfusion.lab.sweeps import Point, Spread, setting_texts
 
@@ -52,6 +54,11 @@ ROUND = Quantity(column="round_median_s", label="median round (virtual s)")
 TRAFFIC = Quantity(column="bytes_per_node_round", label="sent (kB / node / round)", scale=1e-3)
 FAST = Quantity(column="round_median_s", label="median round (virtual s)", note="the others")
 SLOW = Quantity(column="slow_round_median_s", label="median round (virtual s)", note="the slow node")
+TRAINED = tuple(
+    Quantity(column=column, label="trained by the end (%)", scale=100.0, note=name) for name, column in COVERED.items()
+)
+PAIRS = Quantity(column=COVERED["pairs"], label="pairs trained (%)", scale=100.0)
+"""Instead of all three, where there is a line for each of several settings."""
 
 PANELS: Mapping[str, tuple[tuple[Quantity, ...], ...]] = MappingProxyType(
     {
@@ -81,7 +88,14 @@ def can_draw() -> bool:
     return True
 
 
-def draw(name: str, title: str, points: Sequence[Point], curves: Sequence[Curve], files: Sequence[Path]) -> None:
+def draw(
+    name: str,
+    title: str,
+    points: Sequence[Point],
+    curves: Sequence[Curve],
+    growths: Sequence[Growth],
+    files: Sequence[Path],
+) -> None:
     """The figure of a sweep, written to each of the files; their endings say in which format. Raises `OSError`.
 
     The same sweep gives the same file.
@@ -89,20 +103,22 @@ def draw(name: str, title: str, points: Sequence[Point], curves: Sequence[Curve]
     import matplotlib as mpl
 
     with mpl.rc_context({"svg.hashsalt": "p2pfusion", "font.size": 10}):
-        made = figure(name, title, points, curves)
+        made = figure(name, title, points, curves, growths)
         for file in files:
             made.savefig(file, dpi=DPI, metadata={"Date": None} if file.suffix == ".svg" else {})
 
 
-def figure(name: str, title: str, points: Sequence[Point], curves: Sequence[Curve]) -> Figure:
-    """The figure of the scenario of that name."""
+def figure(
+    name: str, title: str, points: Sequence[Point], curves: Sequence[Curve], growths: Sequence[Growth] = ()
+) -> Figure:
+    """The figure of the scenario of that name; `growths` are empty where nobody sliced."""
     from matplotlib.figure import Figure
 
     varied = sorted(points[0].settings, key=lambda knob: knob != BELOW.get(name))
     if varied and name not in OVER_TIME:
-        made = _over_values(Figure, name, points, varied)
+        made = _over_values(Figure, name, points, varied, is_sliced=bool(growths))
     else:
-        made = _over_time(Figure, curves)
+        made = _over_time(Figure, curves, growths)
     made.suptitle(title, fontsize=11)
     return made
 
@@ -110,9 +126,12 @@ def figure(name: str, title: str, points: Sequence[Point], curves: Sequence[Curv
 # -- over what was varied ---------------------------------------------------------------------------------------------
 
 
-def _over_values(make: type[Figure], name: str, points: Sequence[Point], varied: Sequence[str]) -> Figure:
+def _over_values(
+    make: type[Figure], name: str, points: Sequence[Point], varied: Sequence[str], *, is_sliced: bool
+) -> Figure:
     """One panel below the other, what was varied first from left to right, a line for each of the rest."""
     panels = [_measured(panel, points) for panel in PANELS.get(name, OTHERWISE)]
+    panels += [TRAINED if len(varied) == 1 else (PAIRS,)] if is_sliced else []
     width, height = PANEL_INCHES
     figure = make(figsize=(width, height * len(panels) + 0.6), layout="constrained")
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
@@ -168,7 +187,7 @@ def _line(ax: Axes, spreads: Mapping[float, Spread], scale: float, number: int, 
     look = number % LINES_MAX
     ax.errorbar(
         xs, means, yerr=[below, above], color=COLOURS[look], marker=MARKERS[look], label=label, capsize=4,
-        linewidth=1.6, markersize=6, zorder=3,
+        linewidth=1.6, markersize=6, zorder=3, clip_on=False,
     )  # fmt: skip
 
 
@@ -201,20 +220,23 @@ def _tick(name: str, value: Value, points: Sequence[Point]) -> str:
 # -- over virtual time ------------------------------------------------------------------------------------------------
 
 
-def _over_time(make: type[Figure], curves: Sequence[Curve]) -> Figure:
-    """The accuracy (or the loss, where none was measured) of each group of nodes as time passes."""
+def _over_time(make: type[Figure], curves: Sequence[Curve], growths: Sequence[Growth]) -> Figure:
+    """The accuracy (or the loss, where none was measured) of each group of nodes; below it what was trained."""
     width, height = PANEL_INCHES
-    shown = [curve for curve in curves if curve.times_s][:LINES_MAX]
-    figure = make(figsize=(width, height * 1.6), layout="constrained")
-    ax = figure.subplots()
+    parts = [1.6, 0.9] if growths else [1.6]
+    figure = make(figsize=(width, height * sum(parts)), layout="constrained")
+    axes = figure.subplots(len(parts), 1, height_ratios=parts, squeeze=False)[:, 0]
+    _learnt(axes[0], [curve for curve in curves if curve.times_s][:LINES_MAX])
+    if growths:
+        _grown(axes[1], growths)
+        figure.align_ylabels(axes)
+    return figure
+
+
+def _learnt(ax: Axes, shown: Sequence[Curve]) -> None:
     is_share = bool(shown) and shown[0].is_accuracy
     for number, curve in enumerate(shown):
-        scale = 100.0 if is_share else 1.0
-        rows = (curve.means, curve.least, curve.greatest)
-        means, least, greatest = ([value * scale for value in row] for row in rows)
-        ax.plot(curve.times_s, means, color=COLOURS[number], marker=MARKERS[number], markevery=0.1, markersize=5,
-                linewidth=1.6, label=curve.label, zorder=3)  # fmt: skip
-        ax.fill_between(curve.times_s, least, greatest, color=COLOURS[number], alpha=0.18, linewidth=0, zorder=2)
+        _band(ax, curve.times_s, curve, 100.0 if is_share else 1.0, number)
     for spell in shown[0].spells if shown else ():
         _shade(ax, spell)
     ax.set_xlabel("virtual time (s)")
@@ -222,7 +244,23 @@ def _over_time(make: type[Figure], curves: Sequence[Curve]) -> Figure:
     label = "accuracy of the sealed model (%)" if is_share else "training loss"
     _finish(ax, label, has_legend=len(shown) > 1 or any(curve.spells for curve in shown))
     _note(ax, "line: mean over nodes and seeds; band: least to greatest")
-    return figure
+
+
+def _grown(ax: Axes, growths: Sequence[Growth]) -> None:
+    for number, growth in enumerate(growths):
+        _band(ax, range(1, len(growth.means) + 1), growth, 100.0, number)
+    ax.locator_params(axis="x", integer=True)
+    ax.set_xlabel("round")
+    _finish(ax, "trained so far (%)", has_legend=False)
+    ax.set_ylim(0, 101)
+    ax.legend(frameon=False, fontsize=9, ncols=len(growths), loc="lower right", bbox_to_anchor=(1.0, 0.98))
+
+
+def _band(ax: Axes, xs: Sequence[float], line: Curve | Growth, scale: float, number: int) -> None:
+    means, least, greatest = ([value * scale for value in row] for row in (line.means, line.least, line.greatest))
+    ax.plot(xs, means, color=COLOURS[number], marker=MARKERS[number], markevery=0.1, markersize=5, linewidth=1.6,
+            label=line.label, zorder=3, clip_on=False)  # fmt: skip
+    ax.fill_between(xs, least, greatest, color=COLOURS[number], alpha=0.18, linewidth=0, zorder=2)
 
 
 def _shade(ax: Axes, spell: Spell) -> None:

@@ -27,6 +27,9 @@ COLUMNS: Mapping[str, str] = {
     "virtual_s": "virtual seconds from the start to the last node's end",
     "accuracy": "of the final model on the validation data, 0 to 1; empty without such data or agreement",
     "training_loss": "mean over the nodes of the training loss of their last round",
+    "covered": "share of the model's scalars that somebody has trained, as the node says that saw most, 0 to 1",
+    "covered_units": "the same of the units of all axes",
+    "covered_pairs": "the same of the pairs of units that meet in a parameter",
     "round_median_s": "median virtual seconds between two rounds of a node of full speed",
     "slow_round_median_s": "the same of the slower nodes; empty if all are equally fast",
     "published": "contributions published by all nodes",
@@ -66,6 +69,9 @@ class Simulated:
     virtual_s: float | None = None
     accuracy: float | None = None
     training_loss: float | None = None
+    covered: float | None = None
+    covered_units: float | None = None
+    covered_pairs: float | None = None
     round_median_s: float | None = None
     slow_round_median_s: float | None = None
     published: int | None = None
@@ -120,6 +126,7 @@ def row_of(order: Order, result: Result) -> Simulated:
         ended_apart=_ended_apart(result),
         model_sha256=result.model_hashes[0] if agreed else None,
         trace_hash=result.trace_hash,
+        **{name: _tidy(_most(result, name)) for name in _COVERED},
         **{name: _tidy(getattr(stats, name)) for name in _COUNTED},
     )
 
@@ -127,6 +134,8 @@ def row_of(order: Order, result: Result) -> Simulated:
 _COUNTED = ("published", "forks", "switches", "grafts", "too_late", "orphans", "lost", "crashes", "false_deaths",
             "tip_lag_median", "tip_lag_p90", "agreed_s")  # fmt: skip
 """Taken over from `sim.statistics` under the same name."""
+_COVERED = ("covered", "covered_units", "covered_pairs")
+"""Of the reports; each node's shares grow, but begin anew when it starts anew."""
 
 
 def failed(order: Order, why: str) -> Simulated:
@@ -174,6 +183,11 @@ def _training_loss(result: Result) -> float | None:
     losses = [outcome.reports[-1].loss for outcome in result.survivors() if outcome.reports]
     finite = [loss for loss in losses if math.isfinite(loss)]
     return _tidy(float(fmean(finite))) if finite else None
+
+
+def _most(result: Result, name: str) -> float | None:
+    """The greatest that any report said."""
+    return max((getattr(report, name) for outcome in result.outcomes for report in outcome.reports), default=None)
 
 
 def _traffic(result: Result) -> int:

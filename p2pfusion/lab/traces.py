@@ -179,7 +179,8 @@ def _event_json(what: Event | Fault) -> dict[str, Any]:
 
 
 def _round_json(report: RoundReport) -> dict[str, Any]:
-    whole = ("round", "share", "heard", "missing", "late", "peers", "tip_round", "bytes_sent", "bytes_received", "head")
+    whole = ("round", "share", "covered", "covered_units", "covered_pairs", "heard", "missing", "late", "peers",
+             "tip_round", "bytes_sent", "bytes_received", "head")  # fmt: skip
     real = ("loss", "accuracy", "patience_s")
     return {
         **{name: getattr(report, name) for name in whole},

@@ -16,6 +16,7 @@ from pathlib import Path
 from p2pfusion.errors import StoreError
 from p2pfusion.lab.curves import curves
 from p2pfusion.lab.figures import can_draw, draw
+from p2pfusion.lab.growth import growths
 from p2pfusion.lab.knobs import KNOBS, Order
 from p2pfusion.lab.results import COLUMNS, Simulated, flat
 from p2pfusion.lab.sweeps import points, setting_texts
@@ -99,7 +100,8 @@ class Folder:
         name = rows[0].name
         files = [self.path / f"{_UNSAFE.sub('-', name)}{suffix}" for suffix in (".png", ".svg")]
         with self._writing(files[0]):
-            draw(name, title, points(rows), curves(map(self.read, traces)), files)
+            over_time, over_rounds = curves(map(self.read, traces)), growths(map(self.read, traces))
+            draw(name, title, points(rows), over_time, over_rounds, files)
         return True
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from blake3 import blake3
 
 from p2pfusion.algorithms.base import Published, RoundReport, Traffic
-from p2pfusion.core.coverage import Coverage
+from p2pfusion.core.coverage import Coverage, Covered
 from p2pfusion.core.submodel import SubModel
 from p2pfusion.node.state import State
 from p2pfusion.wire.messages import PeerId
@@ -56,7 +56,9 @@ class Reporting:
                 missing=len(awaited.expected) - heard,
                 late=late_now,
                 coverage=coverage_now,
-                covered=covered,
+                covered=covered.scalars,
+                covered_units=covered.units,
+                covered_pairs=covered.pairs,
                 patience_s=state.cadence.patience_s,
                 bytes_sent=traffic.sent,
                 bytes_received=traffic.received,
@@ -80,16 +82,16 @@ class Reporting:
             parts += [counting.graft.id] if counting.graft is not None else []
         return blake3(b"".join(parts)).hexdigest()
 
-    async def _coverage(self, round_: int) -> tuple[float, float]:
-        """Share of parameters that at least one contribution to the round touched; or to any round reported."""
+    async def _coverage(self, round_: int) -> tuple[float, Covered]:
+        """Share of parameters that at least one contribution to the round touched; shares of all rounds reported."""
         state, ledger = self._state, self._state.ledger
         entries = ledger.counted(round_) if round_ > ledger.tip.round else ledger.sealed_entries(round_) or ()
         sub_models = [entry.manifest.sub_model for entry in entries]
 
-        def work() -> tuple[float, float]:
+        def work() -> tuple[float, Covered]:
             for sub_model in sub_models:
                 self._covered.add(sub_model)
-            return coverage(state, sub_models), self._covered.scalars
+            return coverage(state, sub_models), self._covered.covered
 
         return await state.doors.compute.run(work, lane="fold")
 

@@ -109,6 +109,15 @@ def test_seconds_of_rounds_add_up_by_phase(report: Callable[..., RoundReport]) -
     scenario(body)
 
 
+def test_what_was_trained_is_told_of_scalars_units_and_pairs(report: Callable[..., RoundReport]) -> None:
+    def body(state: Any, made: Metrics) -> None:
+        assert "p2pfusion_covered" not in read(made.text()), "nothing is known yet"
+        made.feed(report(covered=0.5, covered_units=1.0, covered_pairs=0.25))
+        assert read(made.text())["p2pfusion_covered"] == {("scalars",): 0.5, ("units",): 1.0, ("pairs",): 0.25}
+
+    scenario(body)
+
+
 def test_warnings_by_code_and_no_more_codes_than_may_be() -> None:
     def body(state: Any, made: Metrics) -> None:
         for number in range(CODES_MAX + 1):

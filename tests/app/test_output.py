@@ -57,6 +57,7 @@ def test_a_round_has_the_fields_of_the_protocol_and_then_ours(
 ) -> None:
     value = to_dict(line_of(report(), blueprint))
     further = ["accuracy", "covered", "slice", "seconds", "traffic", "widths", "utilisation"]
+    further += ["covered_units", "covered_pairs"]
     assert list(value) == ["v", "event", *ROUND_FIELDS, *further]
     assert value["event"] == "round"
     assert value["loss"] == 0.75
@@ -64,6 +65,11 @@ def test_a_round_has_the_fields_of_the_protocol_and_then_ours(
     assert list(value["traffic"]) == TRAFFIC_FIELDS
     assert sum(value["traffic"][name] for name in TRAFFIC_FIELDS[:3]) == value["bytes_sent"]
     assert sum(value["traffic"][name] for name in TRAFFIC_FIELDS[3:6]) == value["bytes_received"]
+
+
+def test_all_shares_that_were_trained_are_told(blueprint: Blueprint, report: Callable[..., RoundReport]) -> None:
+    value = to_dict(line_of(report(covered=0.5, covered_units=0.75, covered_pairs=0.25), blueprint))
+    assert (value["covered"], value["covered_units"], value["covered_pairs"]) == (0.5, 0.75, 0.25)
 
 
 def test_the_whole_model_is_no_slice(blueprint: Blueprint, report: Callable[..., RoundReport]) -> None:
@@ -134,7 +140,8 @@ LINES = st.one_of(
         bytes_sent=count, bytes_received=count, head=st.text(), accuracy=finite,
         slice=st.dictionaries(st.text(), st.builds(SliceAxis, count, ranges), max_size=3),
         seconds=st.dictionaries(st.text(), st.floats(0, 1e9), max_size=2), traffic=TRAFFIC, widths=WIDTHS,
-        blocks=st.none() | st.builds(SliceAxis, count, ranges),
+        blocks=st.none() | st.builds(SliceAxis, count, ranges), covered=st.floats(0, 1),
+        covered_units=st.floats(0, 1), covered_pairs=st.floats(0, 1),
     ),
     st.builds(
         DoneLine,

@@ -6,11 +6,14 @@ import math
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
 
 from p2pfusion.lab.curves import Curve, Spell
 from p2pfusion.lab.figures import COLOURS, LINES_MAX, can_draw, draw, figure
+from p2pfusion.lab.growth import Growth
 from p2pfusion.lab.knobs import Value
 from p2pfusion.lab.results import Simulated
 from p2pfusion.lab.sweeps import points
@@ -25,6 +28,12 @@ def curve(label: str = "all nodes", **more: object) -> Curve:
     values = {"is_accuracy": True, "times_s": [0, 1, 2], "means": [0.1, 0.5, 0.9], "least": [0.0, 0.4, 0.8],
               "greatest": [0.2, 0.6, 1.0], **more}  # fmt: skip
     return Curve(label=label, **values)  # type: ignore[arg-type]
+
+
+GROWTHS = [
+    Growth(label=label, means=[end / 2, end], least=[0.0, end], greatest=[end, end])
+    for label, end in (("units", 1.0), ("scalars", 0.5), ("pairs", 0.25))
+]
 
 
 @pytest.mark.parametrize(
@@ -121,6 +130,40 @@ def test_a_partition_is_drawn_over_time_with_the_time_apart_shaded() -> None:
     assert [text.get_text() for text in legend.get_texts()] == ["side A (2 nodes)", "side B (2 nodes)", "apart"]
 
 
+def legend_of(ax: Axes) -> list[str]:
+    legend = ax.get_legend()
+    return [] if legend is None else [text.get_text() for text in legend.get_texts()]
+
+
+def test_what_slices_trained_stands_below_round_by_round() -> None:
+    made = points([row()])
+    assert len(figure("latency", "a title", made, [curve()]).axes) == 1, "nobody sliced: everything is trained"
+    above, below = figure("latency", "a title", made, [curve()], GROWTHS).axes
+    assert above.get_ylabel() == "accuracy of the sealed model (%)"
+    assert (below.get_xlabel(), below.get_ylabel()) == ("round", "trained so far (%)")
+    assert legend_of(below) == ["units", "scalars", "pairs"]
+    for growth, line in zip(GROWTHS, below.get_lines(), strict=True):
+        assert np.asarray(line.get_xdata()).tolist() == [1, 2]
+        assert np.asarray(line.get_ydata()).tolist() == [share * 100 for share in growth.means]
+    assert below.get_ylim()[0] == 0.0
+
+
+def test_what_slices_trained_by_the_end_stands_below_what_was_varied() -> None:
+    rows = [row({"latency": latency}) for latency in (0.005, 0.02)]
+    assert len(figure("latency", "a title", points(rows), []).axes) == 2
+    *_, below = figure("latency", "a title", points(rows), [], GROWTHS).axes
+    assert (below.get_ylabel(), legend_of(below)) == ("trained by the end (%)", ["units", "scalars", "pairs"])
+    assert [container.lines[0].get_ydata().tolist() for container in below.containers] == [
+        [100.0, 100.0], [50.0, 50.0], [25.0, 25.0],
+    ]  # fmt: skip
+
+
+def test_with_a_line_for_each_setting_only_pairs_are_drawn() -> None:
+    rows = [row({"latency": latency, "algorithm": name}) for name in ("msfusion", "full") for latency in (0.005, 0.02)]
+    *_, below = figure("latency", "a title", points(rows), [], GROWTHS).axes
+    assert (below.get_ylabel(), legend_of(below)) == ("pairs trained (%)", ["algorithm msfusion", "algorithm full"])
+
+
 def test_nothing_at_all_is_still_a_figure() -> None:
     assert figure("churn", "a title", points([broken()]), []).axes
     assert figure("churn", "a title", points([broken({"nodes": 4}), broken({"nodes": 8})]), []).axes
@@ -130,7 +173,7 @@ def test_the_same_sweep_gives_the_same_files(tmp_path: Path) -> None:
     made = points(sweep("half_life", [10.0, math.inf]))
     for folder in ("first", "again"):
         (tmp_path / folder).mkdir()
-        draw("churn", "a title", made, [], [tmp_path / folder / "churn.png", tmp_path / folder / "churn.svg"])
+        draw("churn", "a title", made, [], GROWTHS, [tmp_path / folder / "churn.png", tmp_path / folder / "churn.svg"])
     for name, start in (("churn.png", b"\x89PNG"), ("churn.svg", b"<?xml")):
         first, again = (tmp_path / folder / name for folder in ("first", "again"))
         assert first.read_bytes().startswith(start)

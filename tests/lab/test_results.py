@@ -22,10 +22,11 @@ from tests.lab.made import row
 SUB_MODEL = SubModel(blocks=("body",), kept=())
 
 
-def report(round_index: int, loss: float) -> RoundReport:
+def report(round_index: int, loss: float, **more: float) -> RoundReport:
     return RoundReport(
         round=round_index, sub_model=SUB_MODEL, share=0.5, loss=loss, heard=2, missing=0, late=0, coverage=1.0,
         patience_s=1.0, bytes_sent=1, bytes_received=1, head="ab", tip_round=round_index, model_hash="cd", peers=2,
+        **more,  # type: ignore[arg-type]
     )  # fmt: skip
 
 
@@ -81,6 +82,15 @@ def test_disagreement_is_not_good_and_has_no_accuracy() -> None:
     assert (found.agreed, found.is_good, found.accuracy, found.model_sha256) == (False, False, None, None)
     nobody = made(result(outcome(0, 2.0, ended=False), outcome(1, 2.0, ended=False)))
     assert (nobody.agreed, nobody.ended, nobody.rounds) == (False, 0, 0)
+
+
+def test_what_was_trained_is_the_most_that_anybody_saw() -> None:
+    saw = (report(3, 0.5, covered=0.25, covered_units=0.75, covered_pairs=0.125),)
+    again = (*saw, report(4, 0.5, covered=0.125, covered_units=1.0, covered_pairs=0.0))  # began anew: its shares too
+    found = made(result(replace(outcome(0, 2.0), reports=again), outcome(1, 2.0)))
+    assert (found.covered, found.covered_units, found.covered_pairs) == (0.25, 1.0, 0.125)
+    nobody = made(result(replace(outcome(0, 2.0), reports=(), reported_s=())))
+    assert (nobody.covered, nobody.covered_units, nobody.covered_pairs) == (None, None, None)
 
 
 def test_who_crashed_for_good_is_not_asked() -> None:

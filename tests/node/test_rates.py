@@ -8,6 +8,7 @@ import pytest
 
 from p2pfusion.algorithms.base import RoundContext, RoundReport
 from p2pfusion.core.blueprint import units_kept
+from p2pfusion.core.coverage import Coverage, Covered
 from p2pfusion.core.schemes import Seat, cosine, gap
 from p2pfusion.sim.light import LightLearner
 from p2pfusion.sim.loop import run
@@ -70,6 +71,11 @@ def test_coverage_grows_while_a_round_covers_its_slice_only() -> None:
         assert covered[0] == told[0].coverage == pytest.approx(told[0].share)
         assert covered == sorted(covered)
         assert covered[-1] > 2 * told[-1].coverage
+        meter = Coverage(BLUEPRINT)
+        for one in told:
+            meter.add(one.sub_model)
+            assert Covered(scalars=one.covered, units=one.covered_units, pairs=one.covered_pairs) == meter.covered
+        assert told[-1].covered_pairs < told[-1].covered < told[-1].covered_units
 
     on_lan(main)
 
