@@ -60,7 +60,7 @@ ONLY_IN = {
     "safetensors": ("store",),
     "torch": ("core.training", "core.task", "core.sequential", "core.layers", "core.scaler", "core.data",
               "core.contrastive", "core.projection", "core.averaging", "core.calibration", "core.nested",
-              "core.prediction", "core.objectives", "core.recorder", "core.recording", "core.replay",
+              "core.prediction", "core.objectives", "core.recorder", "core.recording", "core.refusals", "core.replay",
               "core.tracing", "core.tracing_checks", "core.tracing_shapes", "core.place", "core.footprint",
               "core.transfer", "core.units", "core.tailored", "core.stages", "core.sections", "core.splitting",
               "core.gradients", "core.measuring", "core.counting", "hops.owning", "hops.relaying", "hops.sending",

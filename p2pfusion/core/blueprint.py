@@ -144,7 +144,7 @@ class Blueprint:
         """Describe an ordinary module by running it on `example`, a batch of its inputs; the values do not matter.
 
         An `nn.Sequential` is read layer by layer; where that does not do, and for all others, a run is traced. Raises
-        `TaskError` for what cannot be sliced, with name, reason and fix.
+        `TaskError` for what cannot be sliced, with name, reason and fix; all layers of such kinds in one.
         """
         # Here, since whoever only describes, folds or simulates needs no torch, and few tasks need the tracer.
         from p2pfusion.core.sequential import blueprint_of, is_sequential

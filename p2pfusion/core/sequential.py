@@ -22,10 +22,9 @@ from torch import nn
 
 from p2pfusion.core.blueprint import Axis, Blueprint, Factory, ModuleSpec
 from p2pfusion.core.layers import Draft, Flow, describe, is_known
+from p2pfusion.core.refusals import check_layers
 from p2pfusion.core.scaler import Scaler
 from p2pfusion.errors import TaskError
-
-_BATCH_NORM = (nn.modules.batchnorm._BatchNorm, nn.SyncBatchNorm)
 
 
 def blueprint_of(model: nn.Sequential, example: torch.Tensor) -> Blueprint:
@@ -33,6 +32,7 @@ def blueprint_of(model: nn.Sequential, example: torch.Tensor) -> Blueprint:
 
     Raises `TaskError` for layers that cannot be sliced, with name, reason and fix.
     """
+    check_layers(model)
     leaves = list(_leaves(model, ""))
     _check_leaves(leaves)
     draft = Draft(last=[path for path, layer in leaves if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d)][-1])
@@ -123,10 +123,6 @@ def _check_leaves(leaves: list[tuple[str, nn.Module]]) -> None:
     seen: dict[int, str] = {}
     for path, layer in leaves:
         kind = type(layer).__name__
-        if isinstance(layer, _BATCH_NORM):
-            raise TaskError(
-                f"{path}: {kind} statistics cannot be averaged across slices; use nn.GroupNorm or nn.LayerNorm"
-            )
         if not is_known(layer):
             raise TaskError(
                 f"{path}: {kind} cannot be sliced automatically, because its axes are not known; "
@@ -141,7 +137,5 @@ def _check_leaves(leaves: list[tuple[str, nn.Module]]) -> None:
             if id(tensor) in seen:
                 raise TaskError(f"{path}: shares its parameters with {seen[id(tensor)]}; give it its own")
             seen[id(tensor)] = path
-            if tensor.dtype != torch.float32:
-                raise TaskError(f"{path}: parameters are {tensor.dtype}; convert the model with .float()")
     if not any(isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d) for _, layer in leaves):
         raise TaskError("model: there is no Linear or Conv layer to train")

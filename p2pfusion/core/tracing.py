@@ -6,7 +6,7 @@ run instead (`recorder`), join the dimensions that are one (`flows`, `tracing_wa
 each slice's sizes (`replay`).
 
 What cannot be sliced stays whole and is listed among the blueprint's `findings`, with the reason; what can never be
-right is refused by name. Nothing is believed: `tracing_checks` compares the result with the module itself.
+right is refused by name (`refusals`). Nothing is believed: `tracing_checks` compares the result with the module itself.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from torch import nn
 from p2pfusion.core.blueprint import Axis, Blueprint, Dim, Init, ModuleSpec, Parameter
 from p2pfusion.core.flows import Classes, Part
 from p2pfusion.core.recorder import record
+from p2pfusion.core.refusals import check_layers
 from p2pfusion.core.replay import Replay, Resolved, Span
 from p2pfusion.core.tracing_batches import for_any_batch
 from p2pfusion.core.tracing_checks import check
@@ -40,7 +41,9 @@ def blueprint_of_module(module: nn.Module, example: torch.Tensor) -> Blueprint:
     Neither the module nor torch's random numbers change. Raises `TaskError` for what cannot be sliced or run, with
     name, reason and fix.
     """
-    _check_module(module)
+    check_layers(module)
+    if not any(True for _ in module.parameters()):
+        raise TaskError("model: there is no parameter to train")
     if not isinstance(example, torch.Tensor) or example.dim() < 1 or not example.numel():
         raise TaskError("example: must be a batch of the network's inputs, as one tensor")
     x = torch.cat([example.detach()] * 2)[:EXAMPLE]
@@ -249,26 +252,3 @@ def _block(module: nn.Module, parameter: str) -> str:
 
 def _holds_lists(module: nn.Module) -> bool:
     return any(isinstance(part, _LISTS) for part in module.modules())
-
-
-def _check_module(module: nn.Module) -> None:
-    """What is known to fail is named before anything runs."""
-    for path, part in module.named_modules():
-        name, kind = path or "model", type(part).__name__
-        if isinstance(part, nn.modules.batchnorm._BatchNorm):
-            raise TaskError(
-                f"{name}: {kind} statistics cannot be averaged across slices; use nn.GroupNorm or nn.LayerNorm"
-            )
-        if isinstance(part, nn.RNNBase | nn.RNNCellBase):
-            raise TaskError(
-                f"{name}: {kind} cannot be sliced automatically, because its gates stand in one weight, whose rows "
-                f"repeat the hidden width; use attention or convolutions, or {_FIX}"
-            )
-    found = list(module.named_parameters())
-    for name, tensor in found:
-        if isinstance(tensor, nn.parameter.UninitializedParameter):
-            raise TaskError(f"{name}: has no shape yet; run the model once before it becomes a task")
-        if tensor.dtype != torch.float32:
-            raise TaskError(f"{owner(name) or name}: parameters are {tensor.dtype}; convert the model with .float()")
-    if not found:
-        raise TaskError("model: there is no parameter to train")

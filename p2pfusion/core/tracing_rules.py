@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from p2pfusion.core.flows import Flow, Part
+from p2pfusion.core.refusals import STATISTICS
 from p2pfusion.core.tracing_pointwise import MEETS_FIXED, POINTWISE, broadcast, joined
 from p2pfusion.core.tracing_shapes import SHAPES
 from p2pfusion.core.tracing_walk import Call, Extent, Rule, Walk
@@ -158,7 +159,7 @@ def _group_norm(walk: Walk, call: Call) -> Flow:
 def _instance_norm(walk: Walk, call: Call) -> Flow:
     flow = walk.flow(call.get(0, "input"))
     if walk.is_tensor(call.get(1, "running_mean")):
-        _refuse_running(walk, call, "InstanceNorm with running statistics")
+        _refuse_running(walk, call, "InstanceNorm with running")
     _norm_weights(walk, call, (3, 4), flow[1:2])
     return flow
 
@@ -169,10 +170,7 @@ def _batch_norm(walk: Walk, call: Call) -> Flow:
 
 
 def _refuse_running(walk: Walk, call: Call, kind: str) -> None:
-    raise TaskError(
-        f"{call.step.where or 'model'}: {kind} statistics cannot be averaged across slices; "
-        f"use nn.GroupNorm or nn.LayerNorm"
-    )
+    raise TaskError(f"{call.step.where or 'model'}: {kind} {STATISTICS}")
 
 
 def _attention(walk: Walk, call: Call) -> Flow:

@@ -214,6 +214,19 @@ def test_what_cannot_be_trained_is_one_line_with_the_fix(
         assert word in err
 
 
+def test_every_layer_that_would_be_refused_is_named_at_once(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file.write_text(GOOD.replace("nn.ReLU()", "nn.BatchNorm1d(16), nn.BatchNorm1d(16), nn.LSTM(16, 16)"))
+    assert main(["check", str(file), "-q"]) == 3
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert [" ".join(line.split()[:3]) for line in err.splitlines()] == [
+        "error: model: cannot",
+        "1: BatchNorm1d statistics",
+        "2: BatchNorm1d statistics",
+        "3: LSTM cannot",
+    ]
+
+
 @pytest.mark.parametrize("name", ["digit", "nonsense", "my_task.txt"])
 def test_an_unknown_task_names_the_known_ones(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", name, "-q"]) == 3
