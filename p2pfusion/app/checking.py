@@ -20,7 +20,7 @@ from p2pfusion.algorithms.sliced import Sliced
 from p2pfusion.app.costs import RateCost, Trial, costs
 from p2pfusion.app.output import object_text
 from p2pfusion.app.tasks import find_task
-from p2pfusion.app.words import count, data_size, enumeration, percent, trained
+from p2pfusion.app.words import beginning, count, data_size, enumeration, percent, trained
 from p2pfusion.config import ALGORITHM_DEFAULT, COMMON_RATE_DEFAULT, NodeConfig
 from p2pfusion.core.footprint import Load
 from p2pfusion.core.objectives import LATER_ROUND, Objective, Plain
@@ -33,6 +33,8 @@ from p2pfusion.wire.compression import CODECS
 
 AXES_LISTED_MAX = 4
 """More axes than this are shown by their pattern: a Transformer of twelve layers has two dozen."""
+BLOCKS_LISTED_MAX, BLOCKS_COLUMNS = 6, 72
+"""More blocks than this, or than fit into a line of 80 columns, are counted; `--json` has all."""
 _NUMBER = re.compile(r"(?<![^.])\d+(?=\.)")
 """A layer's place in a list, within its path."""
 TIMED_STEPS = 5
@@ -186,6 +188,7 @@ def words_of(checked: Checked) -> list[str]:
     slice_words = what if checked.load.is_sliced else trained(checked.load)
     return [
         f" model  {count(checked.parameters)} parameters in {checked.blocks} blocks; sliced axes: {_axes(checked)}",
+        f" blocks {beginning(checked.block_names, BLOCKS_LISTED_MAX, BLOCKS_COLUMNS)}",
         *(f" note   {finding}" for finding in checked.findings),
         f" data   train {_samples(checked.train_samples)}, validation {_samples(checked.validation_samples)}, "
         f"{checked.steps_per_round} steps per round"

@@ -107,6 +107,17 @@ def bar(cells: Iterable[bool], glyphs: Glyphs) -> str:
     return "".join(glyphs.kept if cell else glyphs.left_out for cell in cells)
 
 
+def beginning(words: Sequence[str], most: int, columns: int) -> str:
+    """The first of them, at most so many and as fit, but one at least: `fox, otter and 3 more`."""
+    text = ""
+    for shown in range(min(most, len(words)), 0, -1):
+        rest = len(words) - shown
+        text = enumeration([*words[:shown], *([f"{rest} more"] if rest else [])])
+        if len(text) <= columns:
+            break
+    return text
+
+
 def enumeration(words: Sequence[str]) -> str:
     """`fox`, `fox and otter`, `fox, otter and wren`."""
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

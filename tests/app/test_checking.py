@@ -54,9 +54,10 @@ def test_what_is_said_of_the_digits(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "digits", "--algorithm", "fedrolex"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    first, model, data, run, part, *rates, wire, codecs, verdict = out.splitlines()
+    first, model, blocks, data, run, part, *rates, wire, codecs, verdict = out.splitlines()
     assert first.endswith("check digits")
     assert model == " model  85 002 parameters in 3 blocks; sliced axes: hidden1 256 and hidden2 256"
+    assert blocks == " blocks hidden1, hidden2 and out"
     assert data == " data   train 1 437, validation 360, 15 steps per round"
     assert part.startswith(" slice  50% of every axis: 26 122 parameters, 30.7 % of the run's model; ")
     assert run.startswith(" run    fedrolex: one window")
@@ -117,7 +118,8 @@ def test_an_ordinary_module_is_traced_and_what_stays_whole_is_said(
     assert main(["check", str(tmp_path / "residual.py")]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].endswith("in 7 blocks; sliced axes: 5 x *.conv1.out 8")
-    assert lines[2].startswith(" note   0.out, 1.conv2.out and 4 more: whole, because ")
+    assert lines[2] == " blocks 0, 1, 2, 3, 4, 5 and 1 more"
+    assert lines[3].startswith(" note   0.out, 1.conv2.out and 4 more: whole, because ")
     assert main(["check", str(tmp_path / "residual.py"), "--json", "--algorithm", "nested"]) == 0
     value = json.loads(capsys.readouterr().out)
     shares = [(row["rate"], row["share"], row["flops_share"]) for row in value["rates"]]
@@ -127,6 +129,35 @@ def test_an_ordinary_module_is_traced_and_what_stays_whole_is_said(
     assert value["units"] == dict.fromkeys(value["axes"], 1)
     assert len(value["block_names"]) == value["blocks"]
     assert any("chunk" in finding for finding in value["findings"])
+
+
+LONG = """
+import torch
+from torch import nn
+from p2pfusion import Task
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.transformer = nn.ModuleDict({"feed_forward": nn.ModuleList(nn.Linear(8, 8) for _ in range(9))})
+
+    def forward(self, x):
+        for layer in self.transformer["feed_forward"]:
+            x = layer(x)
+        return x
+
+def task():
+    x, y = torch.randn(64, 8), torch.randint(0, 3, (64,))
+    return Task(Net(), (x, y), (x, y))
+"""
+
+
+def test_blocks_with_long_names_stay_within_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "long.py").write_text(LONG)
+    assert main(["check", str(tmp_path / "long.py")]) == 0
+    (blocks,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith(" blocks ")]
+    assert blocks == " blocks transformer.feed_forward.0, transformer.feed_forward.1 and 7 more"
+    assert len(blocks) <= 80
 
 
 def test_the_codec_that_is_asked_for_is_the_one_that_counts(capsys: pytest.CaptureFixture[str]) -> None:

@@ -41,6 +41,18 @@ def test_percent_count_and_enumeration() -> None:
     assert words.enumeration(["fox", "otter", "wren"]) == "fox, otter and wren"
 
 
+def test_a_long_list_is_as_many_of_its_first_as_fit() -> None:
+    names = ["fox", "otter", "wren", "heron"]
+    assert words.beginning(names, 4, 40) == "fox, otter, wren and heron"
+    assert words.beginning(names, 3, 40) == "fox, otter, wren and 1 more"
+    assert words.beginning(names, 4, 25) == "fox, otter and 2 more"
+    assert words.beginning(names, 4, 21) == "fox, otter and 2 more"
+    assert words.beginning(names, 4, 20) == "fox and 3 more"
+    assert words.beginning(names, 4, 1) == "fox and 3 more", "one at least"
+    assert words.beginning(["fox"], 4, 1) == "fox"
+    assert words.beginning([], 4, 40) == ""
+
+
 def test_sparkline_spans_from_the_lowest_to_the_highest() -> None:
     assert words.sparkline([], UNICODE) == ""
     assert words.sparkline([3.0, 3.0], UNICODE) == "▁▁"
