@@ -29,6 +29,11 @@ WHOLE = "100%"
 """Name of the whole model, where networks in it have names."""
 
 
+def width_name(rate: float) -> str:
+    """`25%`: of the network that keeps that share of every axis."""
+    return f"{100 * rate:.4g}%"
+
+
 @dataclass(frozen=True, slots=True)
 class Product:
     """What comes out of a run: the networks in its model, by name, smallest first; none: only the whole model.

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from p2pfusion.algorithms import co_s2p, windows
+from p2pfusion.algorithms.base import width_name
 from p2pfusion.algorithms.choices import chosen
 from p2pfusion.algorithms.sliced import Sliced, Way
 from p2pfusion.config import COMMON_RATE_DEFAULT, CadenceConfig
@@ -86,11 +87,6 @@ def ladder(common_rate: float) -> tuple[float, ...]:
     while 2 * rates[-1] < 1:
         rates.append(2 * rates[-1])
     return (*rates, 1.0) if rates[-1] < 1 else tuple(rates)
-
-
-def width_name(rate: float) -> str:
-    """`25%`."""
-    return f"{100 * rate:.4g}%"
 
 
 def plain(scheme: Callable[[], schemes.Scheme]) -> WayOf:

@@ -230,7 +230,7 @@ def plan(**options: Any) -> int:
 
 @commands.command(short_help="Write the model of a run.")
 @click.argument("file", metavar="FILE.safetensors", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--width", default="auto", show_default=True, metavar="auto|NAME",
+@click.option("--width", default="auto", show_default=True, metavar="auto|RATE|NAME",
               help="Which of the networks in the model; auto: the best when it was measured last.")  # fmt: skip
 @click.option("--exit", default="auto", show_default=True, metavar="auto|K",
               help="Of a model with exits, the network that ends at the Kth; 1 is the smallest.")  # fmt: skip

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from p2pfusion.algorithms.base import WHOLE
+from p2pfusion.algorithms.base import WHOLE, width_name
 from p2pfusion.app.pieces import put_together
 from p2pfusion.app.states import newest_folder, state_root, swarm_folder
+from p2pfusion.app.values import parse_rate
 from p2pfusion.app.words import count, enumeration, percent
 from p2pfusion.core.depth import exit_name
 from p2pfusion.core.fold import model_sha256
@@ -166,13 +167,22 @@ def chosen(listed: Listed, width: str, option: str) -> str | None:
     if width == AUTO:
         names = (listed.served, listed.fallback, *reversed(list(listed.networks)))
         return next((name for name in names if name in listed.networks), None)
+    name = _named(width)
     if not listed.networks:
-        if width == WHOLE:
+        if name == WHOLE:
             return None
         raise UsageError(f"{_asked(width, option)}: this checkpoint holds one network only; leave {option} out")
-    if width not in listed.networks:
+    if name not in listed.networks:
         raise UsageError(f"{_asked(width, option)}: {_choice(tuple(listed.networks), option)}")
-    return width
+    return name
+
+
+def _named(width: str) -> str:
+    """The name that networks of a rate have, however the rate is written (`25%`, `0.25`, `1/4`); others as they are."""
+    try:
+        return width_name(parse_rate(width))
+    except ValueError:
+        return width
 
 
 def _asked(width: str, option: str) -> str:

@@ -1,4 +1,4 @@
-"""Values as written on a command line: `50%`, `2m`, `rounds=50`, `0/3`, `10.0.0.1:7790`, `10MB/s`, `50MB/h`.
+"""Values as written on a command line: `50%`, `1/2`, `2m`, `rounds=50`, `0/3`, `10.0.0.1:7790`, `10MB/s`, `50MB/h`.
 
 Each parser is a pure function from text to a value that raises `ValueError` with one line saying what was expected;
 the click types at the end only wrap them. Nothing here knows what the values are for.
@@ -43,8 +43,6 @@ SWARM_BYTES_MAX = 64
 """As `RunConfig.swarm` allows."""
 DURATION_MAX_S = 366 * 86400.0
 """A year: longer is a typing mistake, and a loop's timer overflows far later."""
-
-
 FACTOR_MAX = 1e4
 """A device ten thousand times slower than another never ends a round."""
 LIST_MAX = 100
@@ -138,8 +136,11 @@ def parse_list(text: str, parse: Callable[[str], T]) -> tuple[T, ...]:
 
 
 def parse_rate(text: str) -> float:
-    """A share that may not be 0: what a node trains of every sliced axis."""
-    share = parse_share(text)
+    """A share that may not be 0, or a fraction such as `1/4`: what a node trains of every sliced axis."""
+    fraction = _PART.fullmatch(text.strip())
+    if fraction and not 0 < int(fraction[1]) <= int(fraction[2]):
+        raise ValueError(f"{text!r} is not a rate: write it like 1/2, 50% or 0.5")
+    share = int(fraction[1]) / int(fraction[2]) if fraction else parse_share(text)
     if share == 0:
         raise ValueError("a slice of 0% trains nothing: write it like 50% or 0.5")
     return share

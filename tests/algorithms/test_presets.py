@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+from p2pfusion.algorithms.base import width_name
 from p2pfusion.algorithms.presets import (
     CHAINS,
     MEMBERS,
@@ -23,7 +24,6 @@ from p2pfusion.algorithms.presets import (
     check_live,
     ladder,
     made,
-    width_name,
 )
 from p2pfusion.algorithms.sliced import Sliced
 from p2pfusion.config import ALGORITHM_DEFAULT, RunConfig

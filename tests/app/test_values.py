@@ -30,7 +30,10 @@ def test_a_latency_may_be_zero(text: str, latency_s: float) -> None:
     assert values.parse_latency(text) == pytest.approx(latency_s)
 
 
-@pytest.mark.parametrize(("text", "rate"), [("50%", 0.5), ("0.5", 0.5), ("100%", 1.0), ("1", 1.0), ("12.5 %", 0.125)])
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [("50%", 0.5), ("0.5", 0.5), ("100%", 1.0), ("1", 1.0), ("12.5 %", 0.125), ("1/4", 0.25), (" 3/3", 1.0)],
+)
 def test_rates(text: str, rate: float) -> None:
     assert values.parse_rate(text) == rate
 
@@ -106,6 +109,10 @@ WRONG: list[tuple[Callable[[str], Any], str, str]] = [
     (values.parse_share, "nan", "50%"),
     (values.parse_share, "half", "50%"),
     (values.parse_rate, "0%", "50%"),
+    (values.parse_rate, "0/4", "1/2"),
+    (values.parse_rate, "5/4", "1/2"),
+    (values.parse_rate, "0/0", "1/2"),
+    (values.parse_rate, "1 of 2", "50%"),
     (values.parse_until, "50", "rounds=50"),
     (values.parse_until, "rounds=0", "rounds=50"),
     (values.parse_until, "rounds=1.5", "rounds=50"),

@@ -19,11 +19,11 @@ from p2pfusion.algorithms.base import Vector
 from p2pfusion.algorithms.presets import MEMBERS, PRESETS, Terms, algorithm
 from p2pfusion.algorithms.sliced import Sliced
 from p2pfusion.app.cli import main
-from p2pfusion.app.exporting import export_model
+from p2pfusion.app.exporting import WIDTH, chosen, export_model
 from p2pfusion.core.task import Task, prepare
 from p2pfusion.errors import StoreError, TaskError, UsageError
 from p2pfusion.lab.rounds import rounds
-from p2pfusion.node.contents import PART, Contents, Measured, pack
+from p2pfusion.node.contents import PART, Contents, Listed, Measured, Network, pack
 from p2pfusion.node.resuming import named
 from p2pfusion.seams import Checkpoint
 from p2pfusion.store.folder import FolderStore
@@ -142,8 +142,22 @@ def test_the_command_takes_a_width_and_says_it(tmp_path: Path, capsys: pytest.Ca
     value = json.loads(capsys.readouterr().out)
     assert (value["width"], value["accuracy"], value["accuracy_round"]) == (found.served, found.accuracy, 4)
     assert value["widths"] == found.widths
-    assert main([*line, "--width", "30%"]) == 2
-    assert capsys.readouterr().err == "error: --width 30%: choose auto or one of 25%, 50%, 100%\n"
+    for text in ("30%", "1/3", "1/0", "1 of 2", "quarter"):
+        assert main([*line, "--width", text]) == 2
+        assert capsys.readouterr().err == f"error: --width {text}: choose auto or one of 25%, 50%, 100%\n"
+
+
+def test_a_width_may_be_written_like_any_rate(tmp_path: Path) -> None:
+    sliced, model = trained("nested")
+    folder, file = save(tmp_path / "fox", sliced, model), tmp_path / "model.safetensors"
+    ways = {"25%": ("25%", "0.25", "1/4", " 25 %", "2/8"), "50%": (".5", "1/2"), "100%": ("1", "1.0", "1/1", "100%")}
+    for name, texts in ways.items():
+        assert {export_model(folder, file, text).width for text in texts} == {name}
+
+
+@pytest.mark.parametrize(("text", "name"), [("1/3", "33.33%"), ("33.33%", "33.33%"), ("0.0625", "6.25%")])
+def test_a_rate_with_many_digits_finds_its_network(text: str, name: str) -> None:
+    assert chosen(Listed(networks={name: Network(cuts={})}), text, WIDTH) == name
 
 
 @pytest.mark.parametrize(
@@ -204,7 +218,8 @@ def test_a_checkpoint_from_before_there_were_widths_is_the_whole_model(tmp_path:
         store.save_checkpoint(Checkpoint(run_id=b"r" * 32, round=4, chain=b"c" * 32, weight=3, model=values))
     exported = export_model(tmp_path / "fox", tmp_path / "model.safetensors")
     assert (exported.width, exported.accuracy, exported.parameters) == (None, None, 6)
-    assert export_model(tmp_path / "fox", tmp_path / "model.safetensors", "100%") == exported
+    for whole in ("100%", "1", "1/1"):
+        assert export_model(tmp_path / "fox", tmp_path / "model.safetensors", whole) == exported
     with pytest.raises(UsageError, match="holds one network only; leave --width out"):
         export_model(tmp_path / "fox", tmp_path / "model.safetensors", "50%")
 
