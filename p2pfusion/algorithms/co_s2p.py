@@ -63,5 +63,6 @@ def _check_exits(blueprint: Blueprint) -> None:
     if len(blueprint.exits) < 2:
         raise TaskError(
             "co_s2p: this network can answer at its end only; make it with exits, such as p2pfusion.zoo.transformers."
-            "vit(..., exits=4), or choose another algorithm, such as --algorithm members"
+            "vit(..., exits=4), and give the task that Blueprint, not a module built of it; or choose another "
+            "algorithm, such as --algorithm members"
         )

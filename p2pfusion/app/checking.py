@@ -71,7 +71,7 @@ class Checked:
 
     `bytes_by_codec` is the same with each codec, measured on what a few training steps changed; the sparse ones send
     `density` of the values. `codec` is the one that would be used. `units`: how many indices of an axis stay together.
-    `rates`: what slices of other rates would cost; `findings`: what is never sliced, and why.
+    `rates`: what slices of other rates would cost; `findings`: what is never sliced or trained, and why.
 
     `later_parameters`: of the slice after a node's first rounds, which all other numbers are of; None: the same.
     """

@@ -117,7 +117,7 @@ class Blueprint:
     exits: Exits = field(default=(), compare=False)
     """Where the network can answer; a sub-model may then be a network that ends early (`core.exits`)."""
     findings: tuple[str, ...] = field(default=(), compare=False)
-    """What stays whole although a layer makes it, and why; lines for people, where the module was traced."""
+    """What stays whole although a layer makes it, or untrained, and why; lines for people, of a traced module."""
     parameter_slices: Mapping[str, slice] = field(init=False, compare=False, repr=False)
     """Parameter name -> its slice of the whole model's flat vector."""
     size: int = field(init=False, compare=False, repr=False)
@@ -143,8 +143,9 @@ class Blueprint:
     def from_module(cls, module: nn.Module, example: torch.Tensor) -> Blueprint:
         """Describe an ordinary module by running it on `example`, a batch of its inputs; the values do not matter.
 
-        An `nn.Sequential` is read layer by layer; where that does not do, and for all others, a run is traced. Raises
-        `TaskError` for what cannot be sliced, with name, reason and fix; all layers of such kinds in one.
+        An `nn.Sequential` is read layer by layer; where that does not do, and for all others, a run is traced. The
+        result has no `exits`, which only a declaration by hand can tell. Raises `TaskError` for what cannot be sliced,
+        with name, reason and fix; all layers of such kinds in one.
         """
         # Here, since whoever only describes, folds or simulates needs no torch, and few tasks need the tracer.
         from p2pfusion.core.sequential import blueprint_of, is_sequential

@@ -5,14 +5,15 @@ network's sizes; Torch-Pruning cuts a module once and leaves the sizes in its fo
 run instead (`recorder`), join the dimensions that are one (`flows`, `tracing_walk` and its rules), and replay it with
 each slice's sizes (`replay`).
 
-What cannot be sliced stays whole and is listed among the blueprint's `findings`, with the reason; what can never be
-right is refused by name (`refusals`). Nothing is believed: `tracing_checks` compares the result with the module itself.
+What cannot be sliced stays whole and is listed among the blueprint's `findings`, with the reason, and so is what
+forward never reads: a traced network has no exits, for only what forward returns is known. What can never be right is
+refused by name (`refusals`). Nothing is believed: `tracing_checks` compares the result with the module itself.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -109,7 +110,8 @@ def _trace(module: nn.Module, x: torch.Tensor) -> _Traced:
     producers = walks[False].producers | walks[True].producers
     names = _names(classes, producers)
     mixed = tuple(name for key, name in names.items() if classes.of(Part(key)).is_mixed)
-    return _Traced(walks=walks, classes=classes, names=names, findings=_findings(classes, producers), mixed=mixed)
+    findings = (*_findings(classes, producers), *_unread(shapes, walks[True].recording.parameters.values()))
+    return _Traced(walks=walks, classes=classes, names=names, findings=findings, mixed=mixed)
 
 
 def _names(classes: Classes, producers: Mapping[str, str]) -> dict[str, str]:
@@ -133,6 +135,20 @@ def _findings(classes: Classes, producers: Mapping[str, str]) -> tuple[str, ...]
         elif not found.whole and found.unit >= found.size:
             places.setdefault("its units are as large as it is", []).append(name)
     return tuple(f"{_list(names)}: whole, because {reason}" for reason, names in places.items())
+
+
+def _unread(parameters: Iterable[str], read: Iterable[str]) -> tuple[str, ...]:
+    """What no training reads, such as the heads of a network that can also answer early, in one line."""
+    used = dict.fromkeys(read)
+    lived_in = {name[:end] for name in used for end, sign in enumerate(name) if sign == "."}
+    idle = dict.fromkeys(_outermost(name, lived_in) for name in parameters if name not in used)
+    return (f"{_list(list(idle))}: never trained, because forward does not read it while training",) if idle else ()
+
+
+def _outermost(parameter: str, lived_in: Collection[str]) -> str:
+    """The largest module with that parameter of which nothing is read; else the parameter itself."""
+    ends = [end for end, sign in enumerate(parameter) if sign == "."]
+    return next((parameter[:end] for end in ends if parameter[:end] not in lived_in), parameter)
 
 
 def _list(names: list[str]) -> str:

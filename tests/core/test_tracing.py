@@ -138,7 +138,7 @@ WHOLE = {
     "softmax": (lambda: flat(lambda net, x: net.b(net.a(x).softmax(-1))), "softmax runs over it"),
     "sum": (lambda: flat(lambda net, x: net.b(net.a(x) / net.a(x).sum(-1, keepdim=True))), "sum runs over it"),
     "width": (lambda: flat(lambda net, x: net.b(net.a(x) + torch.ones(net.a(x).shape[1]))), "computes with its width"),
-    "gram": (lambda: flat(lambda net, x: (net.a(x) @ net.a(x).T).mean(-1)), "two activations"),
+    "gram": (lambda: flat(lambda net, x: net.b(net.a(x)) + (net.a(x) @ net.a(x).T).mean()), "two activations"),
     "glu": (lambda: flat(lambda net, x: net.b(torch.cat([F.glu(net.a(x))] * 2, -1))), "glu is a function"),
     "odd form": (lambda: flat(lambda net, x: net.b(torch.max(net.a(x), net.a(x)))), "a form whose axes"),
 }
@@ -152,6 +152,29 @@ def test_what_stays_whole_is_said_with_its_reason(name: str) -> None:
     (finding,) = blueprint.findings
     assert finding.startswith("a.out: whole, because ")
     assert reason in finding
+
+
+class Early(nn.Module):
+    """Two heads, of which forward asks one; a scale that it reads in evaluation only, and a layer half used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Linear(8, 16)
+        early = nn.Sequential(nn.LayerNorm(16), nn.Linear(16, 3))
+        self.heads = nn.ModuleDict({"early": early, "end": nn.Linear(16, 3)})
+        self.scale = nn.Parameter(torch.ones(3))
+        self.mixed = nn.Linear(3, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.heads["end"](self.body(x).relu()) + self.mixed.bias
+        return y if self.training else y * self.scale
+
+
+def test_what_forward_never_reads_is_said() -> None:
+    blueprint = blueprint_of_module(Early(), torch.randn(4, 8))
+    assert blueprint.axes == (Axis("body.out", 16),)
+    (finding,) = blueprint.findings
+    assert finding == "scale, heads.early, mixed.weight: never trained, because forward does not read it while training"
 
 
 def counting(net: Any, x: torch.Tensor) -> torch.Tensor:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
+from p2pfusion.algorithms.co_s2p import Choice, way
 from p2pfusion.core.blueprint import Axis, Blueprint
 from p2pfusion.core.genesis import genesis
 from p2pfusion.core.submodel import SubModel, extract
@@ -196,6 +198,7 @@ HAND = {
     "mlp": (mlp(10, (16, 12), 3), lambda: torch.randn(4, 10)),
     "cnn": (residual_cnn(3, (8, 16), 5, groups=4, blocks_per_stage=1), lambda: torch.randn(2, 3, 12, 12)),
     "gpt": (gpt(40, 16, 32, 2, 4, 64), tokens),
+    "gpt-untied": (gpt(40, 16, 32, 2, 4, 64, tied=False), tokens),
     "vit": (vit(16, 4, 3, 32, 2, 4, 64, 5), lambda: torch.randn(2, 3, 16, 16)),
     "vit-token": (vit(16, 4, 3, 32, 1, 4, 64, 5, pooling="token"), lambda: torch.randn(2, 3, 16, 16)),
 }
@@ -222,3 +225,32 @@ def test_a_zoo_model_is_traced_to_what_its_author_declared(name: str) -> None:
         for blueprint, sub_model in ((traced, same), (hand, kept))
     ]
     torch.testing.assert_close(networks[0](x), networks[1](x))
+
+
+EXITS = {
+    "cnn": (partial(residual_cnn, 3, (8, 16), 5, groups=4, blocks_per_stage=1), lambda: torch.randn(2, 3, 12, 12)),
+    "gpt": (partial(gpt, 40, 16, 32, 2, 4, 64), tokens),
+    "gpt-untied": (partial(gpt, 40, 16, 32, 2, 4, 64, tied=False), tokens),
+    "vit": (partial(vit, 16, 4, 3, 32, 2, 4, 64, 5), lambda: torch.randn(2, 3, 16, 16)),
+}
+
+
+@pytest.mark.parametrize("name", EXITS)
+def test_a_network_with_exits_is_traced_as_one_that_answers_at_its_end(name: str) -> None:
+    """Its axes are those of the network without exits, the heads are told of, and `co_s2p` refuses it with the fix."""
+    make, example = EXITS[name]
+    hand, plain, x = make(exits=2), make(), example()
+    values = genesis(hand, 3)
+    module = loaded(hand, hand.whole(), values)
+    traced = Blueprint.from_module(module, x)
+    assert (len(hand.exits), traced.exits) == (2, ())
+    assert traced.findings == ("exit1: never trained, because forward does not read it while training",)
+    assert sorted(axis.size for axis in traced.axes) == sorted(axis.size for axis in plain.axes)
+    assert torch.equal(loaded(traced, traced.whole(), values).eval()(x), module.eval()(x))
+    half = halves(traced)
+    narrow = loaded(traced, half, extract(traced, values, half)).train()
+    narrow(x).square().mean().backward()
+    idle = {name.split(".")[0] for name, tensor in narrow.named_parameters() if tensor.grad is None}
+    assert idle == {"exit1"}
+    with pytest.raises(TaskError, match=r"at its end only; make it with exits, .* give the task that Blueprint"):
+        way(traced, Choice())
