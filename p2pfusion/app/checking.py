@@ -35,8 +35,8 @@ AXES_LISTED_MAX = 4
 """More axes than this are shown by their pattern: a Transformer of twelve layers has two dozen."""
 BLOCKS_LISTED_MAX, BLOCKS_COLUMNS = 6, 72
 """More blocks than this, or than fit into a line of 80 columns, are counted; `--json` has all."""
-_NUMBER = re.compile(r"(?<![^.])\d+(?=\.)")
-"""A layer's place in a list, within its path."""
+_NUMBER = re.compile(r"(?<![^.])\d+(?=\.)|(?<=^layer)\d+(?=\.)")
+"""A layer's place in a list, within its path, or in the names of the zoo's stacks."""
 TIMED_STEPS = 5
 """Enough for a median; a step of a large model takes a second."""
 

@@ -88,6 +88,24 @@ def test_a_script_gets_one_object(file: Path, capsys: pytest.CaptureFixture[str]
     assert value["full_step_s"] > 0 < value["slice_step_s"]
 
 
+STACK = """
+import torch
+from p2pfusion import Task
+from p2pfusion.zoo.transformers import gpt
+
+def task():
+    x = torch.randint(0, 9, (40, 8))
+    return Task(gpt(9, 8, 16, 5, 2, 32), train=(x, x))
+"""
+
+
+def test_the_layers_of_a_stack_are_one_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "stack.py").write_text(STACK)
+    assert main(["check", str(tmp_path / "stack.py")]) == 0
+    model = capsys.readouterr().out.splitlines()[1]
+    assert model.endswith("5 x layer*.heads 16 in 2 groups and 5 x layer*.ffn 32")
+
+
 RESIDUAL = """
 import torch
 from torch import nn
