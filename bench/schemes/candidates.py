@@ -1,4 +1,4 @@
-"""What was tried to make slices of one network worth it, and lost: no part of the product, kept to be tried again.
+"""What might make slices of one network worth it: no part of the product until it wins.
 
 Each differs from MSfusion without its contrastive term in one thing. docs/schemes.md says what came of it.
 """
@@ -60,7 +60,7 @@ def strangers_at_zero(blueprint: Blueprint, rate: float, start: Vector) -> Vecto
     start = start.copy()
     for parameter in blueprint.parameters:
         axes = [blueprint.axis(dim.axis) for dim in parameter.dims[:2] if dim.axis is not None]
-        if len(parameter.dims) < 2 or len(axes) < 2 or axes[0].units != axes[1].units:
+        if len(axes) < 2 or axes[0].units != axes[1].units:
             continue
         units = axes[0].units
         window = units_kept(rate, units)

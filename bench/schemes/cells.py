@@ -13,21 +13,21 @@ MIXED = (1.0, 1.0, 0.5, 0.5, 0.25, 0.25, 0.25, 0.25)
 SLICES = ("msfusion", "heterofl", "fedrolex", "random_dropout")
 """Rows whose nodes train slices of one network, the same that `full` trains."""
 CANDIDATES = (
-    "no contrast",
     "dealt anew each round",
     "dealt anew each 5 rounds",
     "strangers at zero",
     "taught by the head",
     "whole forward",
 )
-"""Double shift, and what differs from it in one thing (`candidates`)."""
-DRAWN = ("heterofl, drawn", "fedrolex, drawn")
+"""What differs from double shift in one thing (`candidates`)."""
+DYNAMIC = ("heterofl, dynamic", "fedrolex, dynamic")
 """With rates drawn anew each round."""
 MSFUSIONS_PARTS = ("ring", "no contrast", "constant overlap", "overlap to the end", "neither", "slip")
 """MSfusion but for one thing."""
-PARTS = frozenset((*SLICES, *DRAWN, *CANDIDATES, *MSFUSIONS_PARTS, "grown"))
+PARTS = frozenset((*SLICES, *DYNAMIC, *CANDIDATES, *MSFUSIONS_PARTS, "grown"))
 """All such rows, ablations too."""
 WHOLE = ("members", "small", "full", "alone", "centralised")
+ABLATION_ROUNDS = 60
 LOWER_LR = 0.3
 """Slices are tried at this share of the learning rate too: a unit that one of eight devices trains has nobody's steps
 averaged with its own, and the Scaler multiplies its gradients."""
@@ -89,7 +89,7 @@ def _equal(data: str, rounds: int, steps: int) -> tuple[Cell, ...]:
 def _mixed(data: str, alpha: float, rounds: int, steps: int) -> tuple[Cell, ...]:
     name = f"{data}-mixed-{alpha:g}"
     base = Cell(table=name, row="", data=data, rate=None, alpha=alpha, rounds=rounds, steps=steps)
-    return tuple(replace(base, row=row) for row in ("small", "members", "nested", *SLICES, *DRAWN, "full"))
+    return tuple(replace(base, row=row) for row in ("small", "members", "nested", *SLICES, *DYNAMIC, "full"))
 
 
 def _longer(cells: tuple[Cell, ...], rounds: int) -> tuple[Cell, ...]:
@@ -122,7 +122,7 @@ def _candidates(data: str, rounds: int, steps: int) -> tuple[Cell, ...]:
     """Without and with so many rounds that the small network has stopped getting better."""
     base = Cell(table="candidates", row="", data=data, rate=0.25, alpha=0.5, rounds=rounds, steps=steps)
     longer = replace(base, rounds=4 * rounds)
-    rows = ("small", "members", "random_dropout")
+    rows = ("small", "members", "random_dropout", "no contrast")
     return (*(replace(base, row=row) for row in (*rows, *CANDIDATES)),
             *(replace(longer, row=row) for row in (*rows, *CANDIDATES, "grown", "full")))  # fmt: skip
 
@@ -172,7 +172,7 @@ TABLES: Mapping[str, tuple[Cell, ...]] = {
         _as_it_comes(_text("shakespeare", 40, 20)),
         _text("wikitext2", 40, 20),
         _scaling("fashion-mlp", 60, 20),
-        _ablation("fashion-mlp", 60, 20),
+        _ablation("fashion-mlp", ABLATION_ROUNDS, 20),
         _candidates("fashion-mlp", 60, 20),
     )
 }

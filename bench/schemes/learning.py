@@ -79,7 +79,7 @@ def _pictures(data: str) -> Material:
 
 
 def _text(data: str) -> Material:
-    """Characters; what `texts` holds back is the test text, the last ninth of the rest validates."""
+    """Characters; what `texts` holds back is the test text, of the last ninth of the rest some validates."""
     found = texts(data)
     names = vocabulary(tuple(found.train))
     train, test = (names.encode(part) for part in (found.train, found.validation))

@@ -1,6 +1,6 @@
 """The rows of the tables: presets by name, and what is compared with them but is no product's default.
 
-Ablations of MSfusion are rows here, not presets: they differ from it in one thing each. So are candidates that lost.
+Ablations of MSfusion are rows here, not presets: they differ from it in one thing each. So are candidates.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from bench.schemes.candidates import Taught, WholeForward, grown, permuted, strangers_at_zero
+from bench.schemes.cells import ABLATION_ROUNDS
 from p2pfusion.algorithms.presets import PRESETS, Preset, live, members, plain
 from p2pfusion.algorithms.sliced import Way
 from p2pfusion.core.blueprint import Blueprint
@@ -44,11 +45,11 @@ ROWS: Mapping[str, Row] = {
     "centralised": Row(PRESETS["full"], is_pooled=True),
     "no contrast": Row(DOUBLE_SHIFT),
     "constant overlap": Row(live("msfusion:overlap=constant")),
-    "overlap to the end": Row(live("msfusion:horizon=60")),
+    "overlap to the end": Row(live(f"msfusion:horizon={ABLATION_ROUNDS}")),
     "neither": Row(live("double_shift:overlap=constant")),
     "slip": Row(live("msfusion:phase=slip")),
-    "heterofl, drawn": Row(live("heterofl:rates=dynamic")),
-    "fedrolex, drawn": Row(live("fedrolex:rates=dynamic")),
+    "heterofl, dynamic": Row(live("heterofl:rates=dynamic")),
+    "fedrolex, dynamic": Row(live("fedrolex:rates=dynamic")),
     "grown": _slices(grown),
     "dealt anew each round": _slices(lambda: permuted(1)),
     "dealt anew each 5 rounds": _slices(lambda: permuted(5)),

@@ -12,9 +12,13 @@ from typing import Literal
 
 from p2pfusion.core import schemes
 from p2pfusion.core.schemes import GapPolicy, Phase, Schedule, Scheme
+from p2pfusion.errors import UsageError
 
 CONSTANT_OVERLAP = 0.25
 """What the schedules have on average, from their begin to their horizon."""
+
+HORIZON_MIN = 2
+"""Rounds that a schedule with two ends takes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +29,10 @@ class Shift:
     horizon: int = schemes.HORIZON_ROUNDS
     phase: Phase = "aligned"
     gaps: GapPolicy = "overlap"
+
+    def __post_init__(self) -> None:
+        if self.horizon < HORIZON_MIN:
+            raise UsageError(f"horizon={self.horizon}: an overlap changes in at least {HORIZON_MIN} rounds")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

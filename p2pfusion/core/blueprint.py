@@ -145,7 +145,7 @@ class Blueprint:
 
         An `nn.Sequential` is read layer by layer; where that does not do, and for all others, a run is traced. The
         result has no `exits`, which only a declaration by hand can tell. Raises `TaskError` for what cannot be sliced,
-        with name, reason and fix; all layers of such kinds in one.
+        with name, reason and fix; batch norms and recurrent layers all at once.
         """
         # Here, since whoever only describes, folds or simulates needs no torch, and few tasks need the tracer.
         from p2pfusion.core.sequential import blueprint_of, is_sequential

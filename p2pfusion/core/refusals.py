@@ -29,7 +29,7 @@ def check_layers(module: nn.Module) -> None:
 
 
 def _listed(found: list[tuple[str, str]]) -> list[str]:
-    """As many as a message holds, in the network's order; the first of a kind rather than the second of another."""
+    """As many as a message holds, in the order found; the first of a kind rather than the second of another."""
     seen = Counter[str]()
     turns = []
     for place, (kind, _) in enumerate(found):
@@ -53,8 +53,6 @@ def _words(layer: nn.Module, kind: str) -> str | None:
     """Why that layer cannot be sliced, and what to do; None where it can, as far as its kind tells."""
     if isinstance(layer, nn.modules.batchnorm._BatchNorm):
         return f"{kind} {STATISTICS}"
-    if isinstance(layer, nn.modules.instancenorm._InstanceNorm) and layer.track_running_stats:
-        return f"{kind} with running {STATISTICS}, or leave track_running_stats out"
     if isinstance(layer, nn.RNNBase | nn.RNNCellBase):
         return (
             f"{kind} cannot be sliced automatically, because its gates stand in one weight, whose rows repeat the "

@@ -90,7 +90,7 @@ def rolling() -> Scheme:
 def dynamic(scheme: Scheme) -> Scheme:
     """That scheme at a rate drawn anew each round: of the levels up to the device's own, all equally likely.
 
-    The first round is at its own, the most it will ever take, which is what a device is measured with. Source:
+    Round 0, which probes play and swarms do not, is at its own: what is measured is the most that it will take. Source:
     HeteroFL's and FedRolex's *dynamic* runs, PAPERS.md 4.1 and 4.2; there any device may draw any level.
     """
 

@@ -118,7 +118,7 @@ def figure(
     if varied and name not in OVER_TIME:
         made = _over_values(Figure, name, points, varied, is_sliced=bool(growths))
     else:
-        made = _over_time(Figure, curves, growths)
+        made = _over_time(Figure, curves, () if varied else growths)  # of all settings together they say nothing
     made.suptitle(title, fontsize=11)
     return made
 
@@ -252,7 +252,6 @@ def _grown(ax: Axes, growths: Sequence[Growth]) -> None:
     ax.locator_params(axis="x", integer=True)
     ax.set_xlabel("round")
     _finish(ax, "trained so far (%)", has_legend=False)
-    ax.set_ylim(0, 101)
     ax.legend(frameon=False, fontsize=9, ncols=len(growths), loc="lower right", bbox_to_anchor=(1.0, 0.98))
 
 
@@ -272,6 +271,8 @@ def _finish(ax: Axes, label: str, *, has_legend: bool) -> None:
     low, high = ax.get_ylim()
     if "%" not in label:
         ax.set_ylim(0, high * 1.05)
+    elif "trained" in label:
+        ax.set_ylim(0, 101)
     else:
         ax.set_ylim(max(0.0, min(low - 1, high - 5)), min(101.0, high + 1))
     ax.grid(alpha=0.3, linewidth=0.6)

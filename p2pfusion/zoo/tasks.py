@@ -17,6 +17,7 @@ from torch import nn
 
 from p2pfusion.core.task import Task
 from p2pfusion.core.training import Optimizer, Sgd
+from p2pfusion.errors import TaskError
 from p2pfusion.zoo import datasets, digits
 from p2pfusion.zoo.blueprints import mlp, residual_cnn, resnet18
 from p2pfusion.zoo.datasets import Texts
@@ -30,6 +31,8 @@ VALIDATION_WINDOWS = 128
 """Of the validation text, evenly spread, for the same reason; 8,192 tokens at the context of 64."""
 CONTEXT = 64
 """Tokens that a language model sees at once."""
+SPEAKERS_MIN = 2
+"""Of a play that is dealt by speaker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,27 +73,44 @@ def cifar10_task(folder: Path) -> Task:
 def shakespeare_task(folder: Path) -> Task:
     """Next character of Tiny Shakespeare, with a Transformer of 2 layers: 413,440 parameters. Raises `TaskError`."""
     texts = datasets.tiny_shakespeare(folder)
-    return _language_task(texts, vocabulary(texts.train), list, batch_size=32)
+    names = vocabulary(texts.train)
+    return _in_chapters(texts, names, list, batch_size=32)
 
 
 def speakers_task(folder: Path) -> Task:
-    """The same, dealt by speaker: nobody's words are on two devices. Raises `TaskError`."""
+    """The same, dealt by speaker: nobody's words are on two devices. Who says too little for a window is left out.
+
+    Raises `TaskError`.
+    """
     texts = datasets.tiny_shakespeare(folder)
     names = vocabulary(texts.train)
-    train = windows([names.encode(said) for said in speeches(texts.train).values()], CONTEXT)
-    task = _language_task(texts, names, list, batch_size=32)
-    return replace(task, train=train, partition=lambda parts, seed: by_group(train.streams, parts, seed))
+    said = [names.encode(own) for own in speeches(texts.train).values() if len(own) > CONTEXT]
+    if len(said) < SPEAKERS_MIN:
+        raise TaskError(
+            f"{folder}: fewer than {SPEAKERS_MIN} speakers have more than {CONTEXT} characters; speeches begin with a "
+            f"line NAME: and stand apart by empty lines (shakespeare:DIR deals any text in chapters)"
+        )
+    train = windows(said, CONTEXT)
+    task = _language_task(texts, names, train, list, batch_size=32)
+    return replace(task, partition=lambda parts, seed: by_group(train.streams, parts, seed))
 
 
 def wikitext2_task(folder: Path) -> Task:
     """The next word of WikiText-2, with a Transformer of 2 layers: 4,664,576 parameters. Raises `TaskError`."""
     texts = datasets.wikitext2(folder)
-    return _language_task(texts, vocabulary(words(texts.train)), words, batch_size=8)
+    return _in_chapters(texts, vocabulary(words(texts.train)), words, batch_size=8)
 
 
-def _language_task(texts: Texts, names: Vocabulary, cut: Callable[[str], Iterable[str]], *, batch_size: int) -> Task:
-    """Dealt as contiguous pieces of the text: each device reads chapters of its own."""
+def _in_chapters(texts: Texts, names: Vocabulary, cut: Callable[[str], Iterable[str]], *, batch_size: int) -> Task:
+    """Dealt as contiguous pieces of the text."""
     train = windows([names.encode(cut(texts.train))], CONTEXT)
+    task = _language_task(texts, names, train, cut, batch_size=batch_size)
+    return replace(task, partition=lambda parts, seed: contiguous(len(train), parts))
+
+
+def _language_task(
+    texts: Texts, names: Vocabulary, train: Windows, cut: Callable[[str], Iterable[str]], *, batch_size: int
+) -> Task:
     return Task(
         gpt(len(names), CONTEXT, 128, 2, 8, 512),
         train,
@@ -98,7 +118,6 @@ def _language_task(texts: Texts, names: Vocabulary, cut: Callable[[str], Iterabl
         optimizer=_adam,
         batch_size=batch_size,
         steps_per_round=20,
-        partition=lambda parts, seed: contiguous(len(train), parts),
     )
 
 

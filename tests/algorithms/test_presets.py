@@ -134,7 +134,7 @@ def test_what_can_be_chosen_of_a_row_goes_behind_its_name(with_exits: Prepared) 
 
 
 CHOICES = (
-    r"choose of units=importance\|masks, transfer=own\|swarm\|off, rolling_freeze=NUMBER, weights=drift\|even, "
+    r"choose of units=importance\|masks, transfer=own\|swarm\|off, rolling_freeze=0 to 9999, weights=drift\|even, "
     r"sum=mean\|plain$"
 )
 
@@ -150,6 +150,8 @@ CHOICES = (
         ("co_s2p:", "each choice once, as option=value"),
         ("co_s2p:sum=plain:sum=mean", "each choice once, as option=value"),
         ("msfusion:phase=late", r"msfusion has no phase=late: choose of overlap=cosine\|sigmoid\|constant, horizon="),
+        ("msfusion:horizon=10000", "msfusion has no horizon=10000: choose of .*horizon=0 to 9999"),
+        ("msfusion:horizon=1", "horizon=1: an overlap changes in at least 2 rounds"),
         ("double_shift:rates=dynamic", "double_shift has no rates=dynamic: choose of overlap="),
         ("heterofl:rates=big", r"heterofl has no rates=big: choose of rates=fixed\|dynamic$"),
         ("full:sum=plain", "'full' has nothing to choose: write no more than its name"),
@@ -168,6 +170,7 @@ def test_a_wrong_choice_is_the_users_mistake_and_the_right_ones_are_named(name: 
 CHOSEN = {
     "msfusion:overlap=sigmoid:horizon=60": schemes.double_shift(schemes.sigmoid(rounds=60)),
     "msfusion:overlap=constant:gaps=equidistant": schemes.double_shift(schemes.constant(0.25), gaps="equidistant"),
+    "msfusion:overlap=constant": schemes.double_shift(schemes.constant(0.25)),
     "double_shift:phase=slip": schemes.double_shift(phase="slip"),
     "double_shift:horizon=9999": schemes.double_shift(schemes.cosine(rounds=9999)),
     "heterofl:rates=fixed": schemes.static(),

@@ -5,12 +5,13 @@ import random
 import numpy as np
 import torch
 
-from bench.schemes.candidates import WholeForward, permuted, strangers_at_zero
+from bench.schemes.candidates import GROW_ROUNDS, Taught, WholeForward, grown, permuted, strangers_at_zero
 from p2pfusion.core.genesis import genesis
 from p2pfusion.core.objectives import Job, cross_entropy
-from p2pfusion.core.schemes import Seat, double_shift
+from p2pfusion.core.schemes import Seat, double_shift, static
 from p2pfusion.core.submodel import extract
 from p2pfusion.core.training import loaded
+from p2pfusion.core.transfer import told
 from p2pfusion.zoo.blueprints import mlp
 
 BLUEPRINT = mlp(3, (16, 16), 2)
@@ -64,3 +65,27 @@ def test_a_whole_forward_pass_says_what_the_whole_network_says_and_teaches_the_s
     gradients = [np.concatenate([one.grad.flatten() for one in net.parameters()]) for net in (module, whole)]
     assert np.allclose(gradients[0], extract(BLUEPRINT, gradients[1], slice_), atol=1e-7)
     assert np.any(gradients[0])
+
+
+def test_a_slice_is_taught_by_the_model_once_it_knows_something() -> None:
+    model, slice_ = genesis(BLUEPRINT, 0), double_shift()(BLUEPRINT, seat(3, 7), random.Random(0))
+    objective = Taught()
+    assert [objective.sees_model(BLUEPRINT, slice_, round_index) for round_index in (9, 10)] == [False, True]
+    start = extract(BLUEPRINT, model, slice_)
+    x, y = torch.randn(5, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 0, 1, 1])
+    module = loaded(BLUEPRINT, slice_, start)
+    plain, taught = (
+        objective.begin(
+            Job(blueprint=BLUEPRINT, sub_model=slice_, start=start, loss=cross_entropy, seed=0, model=shown)
+        )(module, x, y)
+        for shown in (None, model)
+    )
+    said = loaded(BLUEPRINT, BLUEPRINT.whole(), model, scaled=False)(x)
+    assert torch.equal(plain, cross_entropy(module(x), y))
+    assert torch.allclose(taught - plain, told(module(x), said, 1.0))
+
+
+def test_a_network_that_grows_is_small_first() -> None:
+    for round_index, scheme in ((GROW_ROUNDS - 1, static()), (GROW_ROUNDS, double_shift())):
+        place = seat(3, round_index)
+        assert grown()(BLUEPRINT, place, random.Random(0)) == scheme(BLUEPRINT, place, random.Random(0))

@@ -62,7 +62,7 @@ def test_every_scheme_keeps_exactly_its_rate_of_every_axis(scheme: Scheme, data:
 
 
 @given(data=st.data(), scheme=st.sampled_from((static(), rolling())))
-def test_a_drawn_rate_is_one_of_the_levels_up_to_its_own_and_at_first_its_own(
+def test_a_drawn_rate_is_one_of_the_levels_up_to_its_own_and_a_probes_its_own(
     data: st.DataObject, scheme: Scheme
 ) -> None:
     blueprint, seat = data.draw(blueprints()), data.draw(seats())

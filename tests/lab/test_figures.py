@@ -153,6 +153,7 @@ def test_what_slices_trained_by_the_end_stands_below_what_was_varied() -> None:
     assert len(figure("latency", "a title", points(rows), []).axes) == 2
     *_, below = figure("latency", "a title", points(rows), [], GROWTHS).axes
     assert (below.get_ylabel(), legend_of(below)) == ("trained by the end (%)", ["units", "scalars", "pairs"])
+    assert below.get_ylim() == (0.0, 101.0)
     assert [container.lines[0].get_ydata().tolist() for container in below.containers] == [
         [100.0, 100.0], [50.0, 50.0], [25.0, 25.0],
     ]  # fmt: skip
@@ -162,6 +163,12 @@ def test_with_a_line_for_each_setting_only_pairs_are_drawn() -> None:
     rows = [row({"latency": latency, "algorithm": name}) for name in ("msfusion", "full") for latency in (0.005, 0.02)]
     *_, below = figure("latency", "a title", points(rows), [], GROWTHS).axes
     assert (below.get_ylabel(), legend_of(below)) == ("pairs trained (%)", ["algorithm msfusion", "algorithm full"])
+
+
+def test_partitions_of_several_settings_do_not_share_a_line_of_what_was_trained() -> None:
+    rows = [row({"apart": 20.0}), row({"apart": 60.0})]
+    assert len(figure("partition", "a title", points(rows), [curve()], GROWTHS).axes) == 1
+    assert len(figure("partition", "a title", points([row()]), [curve()], GROWTHS).axes) == 2
 
 
 def test_nothing_at_all_is_still_a_figure() -> None:

@@ -14,6 +14,7 @@ from p2pfusion.core.schemes import Seat, double_shift
 from p2pfusion.core.submodel import extract
 from p2pfusion.core.task import prepare
 from p2pfusion.core.training import Recipe, score, train
+from p2pfusion.errors import TaskError
 from p2pfusion.zoo import tasks
 from p2pfusion.zoo.tasks import FOLDER_TASKS, TASKS
 from p2pfusion.zoo.text import Windows
@@ -77,6 +78,13 @@ def test_nobodys_words_are_on_two_devices(tmp_path: Path) -> None:
     spoken = [frozenset(task.train.streams[list(part.order)].tolist()) for part in dealt if isinstance(part, Samples)]
     assert sorted(len(one) for one in spoken) == [1, 1, 1]
     assert len(frozenset.union(*spoken)) == 3
+
+
+@pytest.mark.parametrize("start", ["", "ROMEO:\n", "JULIET:\nNo.\n\nROMEO:\n"])
+def test_a_text_without_speakers_is_refused_with_the_fix(start: str, tmp_path: Path) -> None:
+    (tmp_path / "input.txt").write_text(start + "I speak alone. " * 90)
+    with pytest.raises(TaskError, match=r"fewer than 2 speakers .* a line NAME: .*shakespeare:DIR deals any text"):
+        FOLDER_TASKS["speakers"].make(tmp_path)
 
 
 def test_validation_looks_at_so_much_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
