@@ -25,7 +25,17 @@ from click.core import ParameterSource
 from p2pfusion import __version__
 from p2pfusion.app import values
 from p2pfusion.app.moments import mark
-from p2pfusion.config import ALGORITHM_DEFAULT, CODEC_NAMES, COMMON_RATE_DEFAULT, MICRO_BATCHES_MAX
+from p2pfusion.app.shared_options import (
+    AGREED,
+    CHAINED,
+    FOLDER,
+    MICRO_BATCHES,
+    SENDING,
+    SLICE_HELP,
+    SPEECH,
+    TRAINING,
+    together,
+)
 from p2pfusion.errors import P2PFusionError, UsageError
 
 EXIT_INTERRUPTED = 130
@@ -40,63 +50,6 @@ _EPILOG = """\b
 Exit status: 0 ok, 1 our bug, 2 usage, 3 task or configuration, 4 too few peers,
 5 refused by the swarm, 6 port or interface, 7 training failed, 8 timeout,
 130 interrupted."""
-
-
-def _options(*decorators: Command) -> Command:
-    """Several options as one decorator, in the order they are listed by --help."""
-
-    def decorate(command: Command) -> Command:
-        for decorator in reversed(decorators):
-            command = decorator(command)
-        return command
-
-    return decorate
-
-
-def _remember(context: click.Context, parameter: click.Parameter, value: bool) -> bool:
-    remembered: list[bool] = context.obj
-    remembered.append(value)
-    return value
-
-
-_FOLDER = click.Path(file_okay=False, path_type=Path)
-_SPEECH = _options(
-    click.option("--json", is_flag=True, help="JSON Lines on stdout, everything else on stderr."),
-    click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors and what --json asks for."),
-    click.option("-v", "--verbose", is_flag=True, callback=_remember, help="Log to stderr; tracebacks of bugs."),
-)
-_SENDING = _options(
-    click.option("--codec", type=click.Choice(CODEC_NAMES), default="auto", show_default=True,
-                 help="How contributions are compressed."),
-    click.option("--density", type=values.DENSITY, default="1%", show_default=True,
-                 help="How many of the values topk and stc send."),
-)  # fmt: skip
-_AGREED = _options(
-    click.option("--algorithm", default=ALGORITHM_DEFAULT, show_default=True, metavar="NAME[:CHOICE...]",
-                 help="What a node trains, and how (docs/choosing.md)."),
-    click.option("--common", type=values.RATE, default=f"{COMMON_RATE_DEFAULT * 100:g}%", show_default=True,
-                 help="The width that every device of the run can train."),
-    click.option("--outer-momentum", "momentum", type=values.MOMENTUM, default="0%", show_default=True,
-                 help="How much of the model's last movement each round repeats."),
-    click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True,
-                 help="Must be the same on all nodes."),
-)  # fmt: skip
-_MICRO_BATCHES = click.option("--micro-batches", type=click.IntRange(1, MICRO_BATCHES_MAX), default=1, metavar="N",
-                              show_default=True, help="Pieces of an owner's batch: few then fill a chain.")  # fmt: skip
-_CHAINED = _options(
-    click.option("--role", type=click.Choice(["owner", "relay", "both"]), default="owner", show_default=True,
-                 help="With --algorithm mp_sl: train on own data, or hold the network's middle for others."),
-    click.option("--memory", type=values.MEMORY, default=None,
-                 help="What a relay gives at most, such as 2GB.  [default: half of what is free]"),
-    click.option("--hop-codec", type=click.Choice(["fp32", "bf16", "int8", "topk"]), default="bf16", show_default=True,
-                 help="How activations and gradients travel; topk: a tenth of the gradients."),
-    _MICRO_BATCHES,
-    click.option("--keep-all", "keeps_all", is_flag=True, help="Keep all pieces, so that export has the whole model."),
-)  # fmt: skip
-_SLICE_HELP = "The width that this device can train, as a share of every sliced axis"
-_TRAINING = _options(
-    click.option("--slice", "rate", type=values.RATE, default="50%", show_default=True, help=f"{_SLICE_HELP}."), _AGREED
-)
 
 
 @click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -115,8 +68,8 @@ def commands() -> None:
 @commands.command(short_help="Three nodes on this computer learn digits.")
 @click.option("--nodes", type=click.IntRange(1, 16), default=3, show_default=True, help="How many processes.")
 @click.option("--rounds", type=click.IntRange(1, 100_000), default=None, metavar="N", help="When to end.")
-@_TRAINING
-@_SPEECH
+@TRAINING
+@SPEECH
 def demo(**options: Any) -> int:
     """Three nodes on this computer find each other and learn digits; then honest comparisons."""
     from p2pfusion.app.demo import DemoOptions, run_demo
@@ -126,7 +79,7 @@ def demo(**options: Any) -> int:
 
 @commands.command(short_help="Join or start a swarm on this LAN and train.")
 @click.argument("task", default="digits", metavar="[TASK.py|NAME[:DIR]]")
-@_options(
+@together(
     click.option("--swarm", type=values.SWARM, default="p2pfusion", show_default=True, help="Which swarm."),
     click.option("--name", type=values.NAME, default=None, help="Of this node.  [default: a free animal]"),
     click.option("--until", type=values.UNTIL, default=None, help="When to end.  [default: Ctrl-C]"),
@@ -137,7 +90,7 @@ def demo(**options: Any) -> int:
     click.option("--peer", "peers", type=values.ADDRESS, multiple=True, help="Call this address as well."),
     click.option("--listen", type=values.ADDRESS, default="0.0.0.0:0", show_default=True, help="Where to listen."),
     click.option("--data-part", type=values.PART, default=None, help="Train on part I of N of the data, I from 0."),
-    click.option("--state", type=_FOLDER, help="Folder of this node.  [default: the platform's state folder]"),
+    click.option("--state", type=FOLDER, help="Folder of this node.  [default: the platform's state folder]"),
     click.option("--fresh", is_flag=True, help="Forget what this node saved before."),
     click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True,
                  help="Where to train; auto: a GPU if there is one and it is faster."),
@@ -151,12 +104,12 @@ def demo(**options: Any) -> int:
                  help="Begin when nobody new came for so long."),
     click.option("--leave-on-eof", is_flag=True, hidden=True, help="Leave when standard input ends."),
 )  # fmt: skip
-@_SENDING
+@SENDING
 @click.option("--slice", "rate", type=values.RATE_OR_AUTO, default="50%", show_default=True,
-              help=f"{_SLICE_HELP}; auto: as much as this device can, measured for half a second.")  # fmt: skip
-@_CHAINED
-@_AGREED
-@_SPEECH
+              help=f"{SLICE_HELP}; auto: as much as this device can, measured for half a second.")  # fmt: skip
+@CHAINED
+@AGREED
+@SPEECH
 def join(**options: Any) -> int:
     """Join or start a swarm on this LAN and train until --until, --timeout or Ctrl-C.
 
@@ -174,7 +127,7 @@ def join(**options: Any) -> int:
 
 @commands.command(short_help="Write a commented task file of your own.")
 @click.argument("file", metavar="[FILE.py]", default="my_task.py", type=click.Path(dir_okay=False, path_type=Path))
-@_SPEECH
+@SPEECH
 def new(**options: Any) -> int:
     """Write a commented task file, my_task.py by default, that works as it is; nothing is overwritten."""
     from p2pfusion.app.new_task import NewOptions, run_new
@@ -184,9 +137,9 @@ def new(**options: Any) -> int:
 
 @commands.command(short_help="Say what would be sliced or refused; no network.")
 @click.argument("task", metavar="TASK.py")
-@_SENDING
-@_TRAINING
-@_SPEECH
+@SENDING
+@TRAINING
+@SPEECH
 def check(**options: Any) -> int:
     """Say what would be sliced or refused and what a slice costs; no network."""
     from p2pfusion.app.checking import CheckOptions, run_check
@@ -196,7 +149,7 @@ def check(**options: Any) -> int:
 
 @commands.command(short_help="Say who would hold what in a chain of peers; no network.")
 @click.argument("task", metavar="[TASK.py]", required=False)
-@_options(
+@together(
     click.option("--relay", "relay", multiple=True, metavar="SPEED,MEMORY,LINK",
                  help="A device that could hold a part, such as 2x,4GB,100Mbit/s; once for each."),
     click.option("--relays", type=click.Path(dir_okay=False, path_type=Path), help="A TOML file of [[relay]] tables."),
@@ -209,7 +162,7 @@ def check(**options: Any) -> int:
     click.option("--last", type=click.IntRange(1, 1024), default=1, show_default=True, help="The same at the end."),
     click.option("--batches", type=click.IntRange(1, 1_000_000), default=None, metavar="N",
                  help="Of each owner in a round.  [default: the task's, else 1]"),
-    _MICRO_BATCHES,
+    MICRO_BATCHES,
     click.option("--everybody", is_flag=True, help="Give every relay a part, also one that slows the chain down."),
     click.option("--paper", is_flag=True, help="Count as MP-SL's paper does (docs/plan.md)."),
     click.option("--profile", type=click.Path(dir_okay=False, path_type=Path),
@@ -217,7 +170,7 @@ def check(**options: Any) -> int:
     click.option("--save", type=click.Path(dir_okay=False, path_type=Path), help="Write what was measured there."),
     click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of the task."),
 )  # fmt: skip
-@_SPEECH
+@SPEECH
 def plan(**options: Any) -> int:
     """Say who would hold which blocks of a model that is trained across a chain of peers, and how long a round takes.
 
@@ -234,9 +187,9 @@ def plan(**options: Any) -> int:
               help="Which of the networks in the model; auto: the best when it was measured last.")  # fmt: skip
 @click.option("--exit", default="auto", show_default=True, metavar="auto|K",
               help="Of a model with exits, the network that ends at the Kth; 1 is the smallest.")  # fmt: skip
-@click.option("--state", type=_FOLDER, help="Folder of a node.  [default: the newest]")
+@click.option("--state", type=FOLDER, help="Folder of a node.  [default: the newest]")
 @click.option("--swarm", type=values.SWARM, help="The newest of this swarm.  [default: of all]")
-@_SPEECH
+@SPEECH
 def export(**options: Any) -> int:
     """Write the model of a run's newest checkpoint; of a model with several networks, the best."""
     from p2pfusion.app.exporting import ExportOptions, run_export
@@ -247,7 +200,7 @@ def export(**options: Any) -> int:
 @commands.command(short_help="Run many nodes in virtual time.")
 @click.argument("name", metavar="NAME|FILE.toml|replay")
 @click.argument("file", metavar="[TRACE.jsonl]", required=False, type=click.Path(dir_okay=False, path_type=Path))
-@_options(
+@together(
     click.option("--nodes", type=values.listed("n", values.parse_count(1, 256)), help="How many."),
     click.option("--rounds", type=values.listed("n", values.parse_count(1, 100_000)), help="When to end."),
     click.option("--half-life", type=values.listed("duration", values.parse_half_life),
@@ -266,12 +219,12 @@ def export(**options: Any) -> int:
                  help="digits, light (synthetic, costs nothing) or a TASK.py."),
     click.option("--seed", type=values.FIRST_SEED, help="The first seed."),
     click.option("--seeds", type=click.IntRange(1, 10_000), default=1, show_default=True, help="Runs of each."),
-    click.option("--out", type=_FOLDER, help="Write CSV, figure and traces there."),
+    click.option("--out", type=FOLDER, help="Write CSV, figure and traces there."),
     click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
                  help="Where the runs are done."),
     click.option("--jobs", type=click.IntRange(1, 256), help="Processes at once.  [default: one per core]"),
 )  # fmt: skip
-@_SPEECH
+@SPEECH
 def simulate(**options: Any) -> int:
     """Run many nodes in virtual time, reproducible from one seed.
 
