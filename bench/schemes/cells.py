@@ -148,6 +148,7 @@ def _text(data: str, rounds: int, steps: int) -> tuple[Cell, ...]:
 
 MIXED_3, MIXED_10 = _mixed("fashion", 0.3, 100, 20), _mixed("fashion", 1.0, 100, 20)
 EQUAL, CIFAR = _equal("fashion", 100, 20), _equal("cifar10", 40, 12)
+PERCEPTRON, TEXT = _equal("fashion-mlp", 60, 20), _text("shakespeare", 40, 20)
 
 TABLES: Mapping[str, tuple[Cell, ...]] = {
     cells[0].table: _suited(cells)
@@ -164,12 +165,12 @@ TABLES: Mapping[str, tuple[Cell, ...]] = {
         CIFAR,
         _as_it_comes(CIFAR),
         _longer(CIFAR, 160),
-        _equal("fashion-mlp", 60, 20),
-        _as_it_comes(_equal("fashion-mlp", 60, 20)),
+        PERCEPTRON,
+        _as_it_comes(PERCEPTRON),
         _mixed("fashion-mlp", 0.3, 60, 20),
         _mixed("fashion-mlp", 1.0, 60, 20),
-        _text("shakespeare", 40, 20),
-        _as_it_comes(_text("shakespeare", 40, 20)),
+        TEXT,
+        _as_it_comes(TEXT),
         _text("wikitext2", 40, 20),
         _scaling("fashion-mlp", 60, 20),
         _ablation("fashion-mlp", ABLATION_ROUNDS, 20),

@@ -79,7 +79,7 @@ def _pictures(data: str) -> Material:
 
 
 def _text(data: str) -> Material:
-    """Characters; what `texts` holds back is the test text, of the last ninth of the rest some validates."""
+    """Characters; the test text is what `texts` holds back, the validation text begins the last ninth of the rest."""
     found = texts(data)
     names = vocabulary(tuple(found.train))
     train, test = (names.encode(part) for part in (found.train, found.validation))

@@ -26,8 +26,7 @@ def chosen(name: str, kind: type[T], options: Mapping[str, str]) -> T:
         elif words == () and value.isascii() and value.isdigit() and len(value) <= DIGITS_MAX:
             found[option] = int(value)
         else:
-            there = (
-                f"{option}={'|'.join(words) or f'0 to {10**DIGITS_MAX - 1}'}" for option, words in words_of.items()
-            )
+            number = f"0 to {10**DIGITS_MAX - 1}"
+            there = (f"{option}={'|'.join(words) or number}" for option, words in words_of.items())
             raise UsageError(f"{name} has no {option}={value[:20]}: choose of {', '.join(there)}")
     return kind(**found)

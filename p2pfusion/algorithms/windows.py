@@ -6,17 +6,15 @@ declare their slice, so devices that chose differently still train one model. Kn
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from p2pfusion.core import schemes
-from p2pfusion.core.schemes import GapPolicy, Phase, Schedule, Scheme
+from p2pfusion.core.schemes import GapPolicy, Phase, Scheme
 from p2pfusion.errors import UsageError
 
 CONSTANT_OVERLAP = 0.25
 """What the schedules have on average, from their begin to their horizon."""
-
 HORIZON_MIN = 2
 """Rounds that a schedule with two ends takes."""
 
@@ -44,12 +42,12 @@ class Draw:
 
 def shifted(choice: Shift) -> Scheme:
     """The double shift that was chosen."""
-    schedules: Mapping[str, Callable[[], Schedule]] = {
-        "cosine": lambda: schemes.cosine(rounds=choice.horizon),
-        "sigmoid": lambda: schemes.sigmoid(rounds=choice.horizon),
-        "constant": lambda: schemes.constant(CONSTANT_OVERLAP),
-    }
-    return schemes.double_shift(schedules[choice.overlap](), gaps=choice.gaps, phase=choice.phase)
+    schedule = {
+        "cosine": schemes.cosine(rounds=choice.horizon),
+        "sigmoid": schemes.sigmoid(rounds=choice.horizon),
+        "constant": schemes.constant(CONSTANT_OVERLAP),
+    }[choice.overlap]
+    return schemes.double_shift(schedule, gaps=choice.gaps, phase=choice.phase)
 
 
 def drawn(scheme: Scheme, choice: Draw) -> Scheme:

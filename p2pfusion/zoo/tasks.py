@@ -73,8 +73,7 @@ def cifar10_task(folder: Path) -> Task:
 def shakespeare_task(folder: Path) -> Task:
     """Next character of Tiny Shakespeare, with a Transformer of 2 layers: 413,440 parameters. Raises `TaskError`."""
     texts = datasets.tiny_shakespeare(folder)
-    names = vocabulary(texts.train)
-    return _in_chapters(texts, names, list, batch_size=32)
+    return _in_chapters(texts, vocabulary(texts.train), list, batch_size=32)
 
 
 def speakers_task(folder: Path) -> Task:
