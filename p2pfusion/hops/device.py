@@ -18,7 +18,7 @@ from blake3 import blake3
 from p2pfusion.algorithms.base import RoundReport
 from p2pfusion.core.data import Batch, Data
 from p2pfusion.errors import LocalError, WireError
-from p2pfusion.hops.directory import Directory
+from p2pfusion.hops.directory import Directory, is_settled
 from p2pfusion.hops.holding import Holding
 from p2pfusion.hops.linking import Linking
 from p2pfusion.hops.owning import Owner
@@ -29,7 +29,7 @@ from p2pfusion.hops.site import DeviceConfig, DeviceDoors, Site
 from p2pfusion.hops.split import Split
 from p2pfusion.hops.switchboard import Switchboard
 from p2pfusion.hops.talking import Talking
-from p2pfusion.hops.telling import Telling, shards_of
+from p2pfusion.hops.telling import Telling
 from p2pfusion.node.events import Done, Event
 from p2pfusion.node.node import Status
 from p2pfusion.seams import Reply, Request
@@ -179,7 +179,7 @@ class Device:
         accuracy = None if score is None else score.accuracy
         self.done = self._telling.done(replace(ended, seconds=self.site.now_s() - began_s), accuracy)
         self._telling.events.add(self.done)
-        await self._talking.say_goodbye()
+        await self._talking.exchange()  # goodbye
         await self.holding.leave()
         self._telling.events.close()
 
@@ -223,14 +223,18 @@ class Device:
 
     async def _settled(self, limit_s: float) -> None:
         """Wait till all owners are done and all that was contributed to any shard is sealed, as far as is known."""
-        until_s = self.site.now_s() + limit_s
-        while self.site.now_s() < until_s:
-            shards = shards_of([*self.site.here(), *self.site.directory.left()], self.holding.held())
-            is_trained = any(offer.is_owner and offer.chain for offer in self.site.here())
-            is_whole = len(shards) == self.split.shards.count
-            if is_whole and not is_trained and all(one.is_settled for one in shards.values()):
-                return
-            await self.site.bell(LIFE).wait(LOOK_S)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                while True:
+                    if self._is_settled():
+                        await self._talking.exchange()  # what was heard of others may be older than that
+                        if self._is_settled():
+                            return
+                    await self.site.bell(LIFE).wait(LOOK_S)
+
+    def _is_settled(self) -> bool:
+        known = [*self.site.here(), *self.site.directory.left()]
+        return is_settled(known, self.holding.held(), self.split.shards.count)
 
     def _took(self, shard: int, event: Event) -> None:
         """An event of a shard's node."""

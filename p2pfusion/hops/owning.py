@@ -307,16 +307,20 @@ class Owner:
         return self.figures.score if self.figures.scored == round_ else None
 
     async def measure(self, round_: int, values: Vector) -> None:
-        """Measure the model as it is after the last round, where there is validation data; `values` of my shard."""
+        """Measure the model as it is after the last round, where there is validation data; `values` of my shard.
+
+        However often a hop is lost: there is no later round that would measure again.
+        """
         if self._validation is None:
             return
         shards, recipe = self.split.shards, self.split.recipe(round_)
         await self.linking.seat(round_)
         ends = await self._compute.run(lambda: Ends(self.split.blueprint, shards.first, shards.last, values, recipe))
-        await self._evaluate(ends, round_)
+        while not await self._evaluate(ends, round_):
+            pass
 
-    async def _evaluate(self, ends: Ends, round_: int) -> None:
-        """Validation data through the chain as it is before the round's first step."""
+    async def _evaluate(self, ends: Ends, round_: int) -> bool:
+        """Validation data through the chain as it is before the round's first step; False: a hop was lost."""
         assert self._validation is not None
         right, total, lost = 0, 0, 0.0
         try:
@@ -330,9 +334,10 @@ class Owner:
                 right, total, lost = right + count, total + y.numel(), lost + loss * y.numel()
         except HopLost as error:
             await self.linking.mend(error.place, round_)
-            return
+            return False
         if total:
             self.figures.score, self.figures.scored = Score(accuracy=right / total, loss=lost / total), round_
+        return True
 
     def evaluate(self, model: Vector) -> Evaluation | None:
         """The last accuracy measured through the chain; a shard alone answers nothing."""

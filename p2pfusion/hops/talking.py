@@ -61,7 +61,7 @@ class Talking:
     async def _ask(self, address: str) -> None:
         self._asked.add(address)
         try:
-            await self._exchange(address)
+            await self._exchange_with(address)
         finally:
             self._asked.discard(address)
 
@@ -70,18 +70,18 @@ class Talking:
         async for addresses in self._site.doors.discovery.found(tag):
             self.add(addresses)
 
-    async def say_goodbye(self) -> None:
-        """Tell everybody at once what I say last."""
+    async def exchange(self) -> None:
+        """Tell everybody what I say now, and hear what each says now."""
         async with asyncio.TaskGroup() as group:
             for offer in self._site.here():
-                group.create_task(self._exchange(offer.addresses[0]))
+                group.create_task(self._exchange_with(offer.addresses[0]))
 
     def answer(self, request: Request) -> Reply:
         """The other side of an exchange. Raises `WireError`."""
         self._hear(decode_offers(request.body))
         return Reply(200, self._body())
 
-    async def _exchange(self, address: str) -> None:
+    async def _exchange_with(self, address: str) -> None:
         with suppress(RemoteError):
             request = Request("POST", "/v1/hops/offers", self._body())
             reply = await self._site.board.call(address, request, deadline_s=DEADLINE_S)

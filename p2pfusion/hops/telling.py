@@ -16,10 +16,10 @@ from blake3 import blake3
 
 from p2pfusion.algorithms.base import RoundReport, Traffic
 from p2pfusion.core.submodel import SubModel
+from p2pfusion.hops.directory import shards_of
 from p2pfusion.hops.holding import Holding
 from p2pfusion.hops.site import Site
 from p2pfusion.node.events import Done, Event, EventLog, PeerEvent, WarningEvent
-from p2pfusion.wire.hops import HeldShard, Offer
 
 WARNINGS_MAX = 16
 """Different ones of one device: more would be noise."""
@@ -102,13 +102,3 @@ class Telling:
             bytes_received=total.received,
             traffic=total,
         )
-
-
-def shards_of(offers: list[Offer], mine: tuple[HeldShard, ...]) -> dict[int, HeldShard]:
-    """The newest that is known of every shard."""
-    found = {one.shard: one for one in mine}
-    for offer in offers:
-        for one in offer.held:
-            if one.shard not in found or one.tip_round > found[one.shard].tip_round:
-                found[one.shard] = one
-    return found

@@ -230,6 +230,33 @@ def test_a_relay_with_an_end_waits_a_while_for_owners_that_fell_silent(says_good
     assert took_s < 2.0 if says_goodbye else OWNERS_S - 2.0 < took_s < OWNERS_S + 15.0
 
 
+def test_who_seems_to_have_settled_asks_everybody_before_it_believes_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a relay said before an owner's end reached it may be heard after that owner's last word."""
+    seems, steps = iter([True, False, True, True]), list[str]()
+
+    async def main() -> None:
+        async with Street(split_of()) as street:
+            owner = street.start(1, rounds=1)
+            street.start(2, owns=False, relay_bytes=ROOM)
+            await street.until(lambda: owner.owner is not None)
+            exchange = owner._talking.exchange
+
+            def look(*_: object) -> bool:
+                steps.append("look")
+                return next(seems)
+
+            async def ask() -> None:
+                steps.append("ask")
+                await exchange()
+
+            monkeypatch.setattr("p2pfusion.hops.device.is_settled", look)
+            monkeypatch.setattr(owner._talking, "exchange", ask)
+            await street.owners_done()
+
+    run(main, until_s=1000.0)
+    assert steps == ["look", "ask", "look", "look", "ask", "look", "ask"]  # the last is its goodbye
+
+
 def test_with_one_seed_one_history() -> None:
     models = [run(lambda: together(2, 2, rounds=3), until_s=1000.0).model().tobytes() for _ in range(2)]
     assert models[0] == models[1]

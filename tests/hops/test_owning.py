@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from p2pfusion.core.data import as_data
 from p2pfusion.core.splitting import Ends
 from p2pfusion.errors import RemoteError, TrainingError
 from p2pfusion.hops import owning
@@ -257,5 +258,33 @@ def test_a_round_that_is_begun_again_and_again_ends_the_run_with_what_to_do(monk
 
     async def nothing(*arguments: object, **options: object) -> bool:
         return True
+
+    at_home(main)
+
+
+def test_the_model_is_measured_at_the_end_though_a_hop_is_lost_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no later round that would measure it again."""
+    mended: list[int | None] = []
+
+    async def seat(round_: int) -> None: ...
+
+    async def mend(place: int | None, round_: int) -> bool:
+        mended.append(place)
+        return False
+
+    async def main(home: Home) -> None:
+        owner = home.owner
+        monkeypatch.setattr(owner, "_validation", as_data((X, Y), 4, "validation"))
+        monkeypatch.setattr(owner.linking, "seat", seat)
+        monkeypatch.setattr(owner.linking, "mend", mend)
+        measured = asyncio.get_running_loop().create_task(owner.measure(2, owner.genesis))
+        await settle()
+        home.failed(word(ME, epoch=3, batch=home.way.sent[-1][2].batch, place=2))
+        await settle()
+        assert mended == [2]
+        assert owner.score_before(2) is None
+        assert home.come("forward", ACTIVATION) == 202
+        await measured
+        assert owner.score_before(2) is not None
 
     at_home(main)

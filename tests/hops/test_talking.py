@@ -132,7 +132,7 @@ def test_goodbye_is_said_to_everybody_who_is_here() -> None:
     async def main(table: Table) -> None:
         body = encode_offers(Offers(offers=(offer(1), offer(2))))
         table.talking.answer(Request("POST", "/v1/hops/offers", body))
-        await table.talking.say_goodbye()
+        await table.talking.exchange()
         assert {to for to, _ in table.wire.calls} >= {address(1), address(2)}
 
     talking(main)
