@@ -146,6 +146,13 @@ def _text(data: str, rounds: int, steps: int) -> tuple[Cell, ...]:
     )
 
 
+def _inner(cell: Cell) -> tuple[Cell, ...]:
+    """Of the same networks only what lies inside a block is cut: heads, hidden units, inner channels."""
+    first = replace(cell, table=f"{cell.data}-inner", data=f"{cell.data}-inner")
+    rows = ("small", "members", "no contrast", "dealt anew each round", "random_dropout", "heterofl", "full")
+    return tuple(replace(first, row=row) for row in rows)
+
+
 MIXED_3, MIXED_10 = _mixed("fashion", 0.3, 100, 20), _mixed("fashion", 1.0, 100, 20)
 EQUAL, CIFAR = _equal("fashion", 100, 20), _equal("cifar10", 40, 12)
 PERCEPTRON, TEXT = _equal("fashion-mlp", 60, 20), _text("shakespeare", 40, 20)
@@ -171,6 +178,8 @@ TABLES: Mapping[str, tuple[Cell, ...]] = {
         _mixed("fashion-mlp", 1.0, 60, 20),
         TEXT,
         _as_it_comes(TEXT),
+        _inner(TEXT[0]),
+        _inner(EQUAL[0]),
         _text("wikitext2", 40, 20),
         _scaling("fashion-mlp", 60, 20),
         _ablation("fashion-mlp", ABLATION_ROUNDS, 20),

@@ -42,6 +42,7 @@ TIME = 64
 """Characters that a language model sees."""
 VALIDATION_WINDOWS = 2_000
 """Of a text; as many as images. They only choose a width and draw a curve."""
+INNER = "-inner"
 Samples = tuple[npt.NDArray[Any], npt.NDArray[np.int64]]
 
 
@@ -59,8 +60,18 @@ class Material:
 
 @cache
 def material(data: str) -> Material:
-    """Read once per process."""
-    return _text(data) if data in ("shakespeare", "wikitext2") else _pictures(data)
+    """Read once per process. `-inner`: the residual streams of the network stay whole in every slice."""
+    name = data.removesuffix(INNER)
+    found = _text(name) if name in ("shakespeare", "wikitext2") else _pictures(name)
+    return found if name == data else replace(found, blueprint=_streams_whole(found.blueprint))
+
+
+def _streams_whole(blueprint: Blueprint) -> Blueprint:
+    """Streams in one unit, of which nothing can be left out: only heads, hidden units and inner channels are cut."""
+    return replace(
+        blueprint,
+        axes=tuple(axis if "." in axis.name else replace(axis, unit=axis.size) for axis in blueprint.axes),
+    )
 
 
 def _pictures(data: str) -> Material:
