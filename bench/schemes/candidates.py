@@ -6,6 +6,7 @@ Each differs from MSfusion without its contrastive term in one thing. docs/schem
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from torch.func import functional_call
 from p2pfusion.core.blueprint import Blueprint, units_kept
 from p2pfusion.core.objectives import Job, Plain, StepLoss
 from p2pfusion.core.schemes import Scheme, Seat, double_shift, static
-from p2pfusion.core.submodel import SubModel, Vector
+from p2pfusion.core.submodel import SubModel, Vector, extract
 from p2pfusion.core.training import loaded
 from p2pfusion.core.transfer import told
 
@@ -122,3 +123,35 @@ class WholeForward(Plain):
             return job.loss(functional_call(network, values, (x,)), y)
 
         return step
+
+
+class Carried(Plain):
+    """The owner's loss; momentum stays with the units: a round goes on from what the node's last with each left."""
+
+    def __init__(self) -> None:
+        self._velocity: Vector | None = None
+        """Of the whole model, 0 where this node trained nothing yet; None before the first round."""
+        self._optimizer: torch.optim.SGD | None = None
+
+    def optimizer(self, parameters: Iterable[nn.Parameter], lr: float, momentum: float) -> torch.optim.SGD:
+        """That of the training that begins next."""
+        self._optimizer = torch.optim.SGD(parameters, lr=lr, momentum=momentum)
+        return self._optimizer
+
+    def begin(self, job: Job) -> StepLoss:
+        """The loss of the steps that follow."""
+        if self._optimizer is not None and self._velocity is not None:
+            parameters = self._optimizer.param_groups[0]["params"]
+            carried = torch.from_numpy(extract(job.blueprint, self._velocity, job.sub_model))
+            parts = carried.split([one.numel() for one in parameters])
+            for parameter, part in zip(parameters, parts, strict=True):
+                self._optimizer.state[parameter]["momentum_buffer"] = part.view(parameter.shape).clone()
+        return super().begin(job)
+
+    def done(self, job: Job, after: Vector) -> None:
+        """Remember where the steps were going."""
+        if self._optimizer is not None:
+            if self._velocity is None:
+                self._velocity = np.zeros(job.blueprint.size, np.float32)
+            left = [self._optimizer.state[one]["momentum_buffer"] for one in self._optimizer.param_groups[0]["params"]]
+            self._velocity[job.sub_model.positions(job.blueprint)] = torch.cat([one.flatten() for one in left]).numpy()

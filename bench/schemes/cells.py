@@ -18,6 +18,7 @@ CANDIDATES = (
     "strangers at zero",
     "taught by the head",
     "whole forward",
+    "momentum carried",
 )
 """What differs from double shift in one thing (`candidates`)."""
 DYNAMIC = ("heterofl, dynamic", "fedrolex, dynamic")

@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.datasets import images, texts
+from bench.schemes.candidates import Carried
 from bench.schemes.cells import Cell
 from bench.schemes.rows import ROWS
 from p2pfusion.algorithms.presets import Terms, made
@@ -32,6 +33,7 @@ from p2pfusion.zoo.text import vocabulary, windows
 from p2pfusion.zoo.transformers import gpt
 
 TRAIN_IMAGES, VALIDATION_IMAGES = 20_000, 2_000
+MOMENTUM = 0.9
 FINAL_LR = 0.02
 """Of the first learning rate; a cosine leads there, so that the last rounds are not noise."""
 LOOKS = 8
@@ -158,7 +160,7 @@ def _algorithms(cell: Cell, stuff: Material, seed: int) -> list[Sliced]:
         parts = parts[:1]
 
     def optimizer(parameters: Iterable[nn.Parameter]) -> Optimizer:
-        return Sgd(parameters, lr=cell.lr_factor * stuff.lr, momentum=0.9)
+        return Sgd(parameters, lr=cell.lr_factor * stuff.lr, momentum=MOMENTUM)
 
     def factor(round_index: int) -> float:
         return FINAL_LR + (1 - FINAL_LR) * 0.5 * (1 + math.cos(math.pi * min(1.0, round_index / cell.rounds)))
@@ -180,6 +182,10 @@ def _algorithms(cell: Cell, stuff: Material, seed: int) -> list[Sliced]:
         if row.start is not None:
             first = row.start(algorithm.blueprint, cell.rates[number], algorithm.genesis)
             algorithm.prepared = replace(algorithm.prepared, genesis=first)
+        if isinstance(algorithm.way.objective, Carried):
+            carried = partial(algorithm.way.objective.optimizer, lr=cell.lr_factor * stuff.lr, momentum=MOMENTUM)
+            recipe = replace(algorithm.prepared.recipe, optimizer=carried)
+            algorithm.prepared = replace(algorithm.prepared, recipe=recipe)
         algorithms.append(algorithm)
     return algorithms
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from bench.schemes.candidates import Taught, WholeForward, grown, permuted, strangers_at_zero
+from bench.schemes.candidates import Carried, Taught, WholeForward, grown, permuted, strangers_at_zero
 from bench.schemes.cells import ABLATION_ROUNDS
 from p2pfusion.algorithms.presets import PRESETS, Preset, live, members, plain
 from p2pfusion.algorithms.sliced import Way
@@ -56,4 +56,5 @@ ROWS: Mapping[str, Row] = {
     "strangers at zero": Row(DOUBLE_SHIFT, start=strangers_at_zero),
     "taught by the head": _minimising(Taught),
     "whole forward": _minimising(WholeForward),
+    "momentum carried": _minimising(Carried),
 }

@@ -1,16 +1,18 @@
 """Candidates do what their names say, on a network small enough to count by hand."""
 
 import random
+from functools import partial
+from itertools import repeat
 
 import numpy as np
 import torch
 
-from bench.schemes.candidates import GROW_ROUNDS, Taught, WholeForward, grown, permuted, strangers_at_zero
+from bench.schemes.candidates import GROW_ROUNDS, Carried, Taught, WholeForward, grown, permuted, strangers_at_zero
 from p2pfusion.core.genesis import genesis
 from p2pfusion.core.objectives import Job, cross_entropy
 from p2pfusion.core.schemes import Seat, double_shift, static
-from p2pfusion.core.submodel import extract
-from p2pfusion.core.training import loaded
+from p2pfusion.core.submodel import SubModel, extract
+from p2pfusion.core.training import Recipe, loaded, train
 from p2pfusion.core.transfer import told
 from p2pfusion.zoo.blueprints import mlp
 
@@ -89,3 +91,26 @@ def test_a_network_that_grows_is_small_first() -> None:
     for round_index, scheme in ((GROW_ROUNDS - 1, static()), (GROW_ROUNDS, double_shift())):
         place = seat(3, round_index)
         assert grown()(BLUEPRINT, place, random.Random(0)) == scheme(BLUEPRINT, place, random.Random(0))
+
+
+def test_momentum_is_carried_by_the_units_of_a_window() -> None:
+    """Two rounds of one slice are one of as many steps; what the next window leaves out keeps its momentum."""
+    x, y = torch.randn(8, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1] * 4)
+    here, there = (double_shift()(BLUEPRINT, seat(3, round_index), random.Random(0)) for round_index in (0, 2))
+
+    def trained(*rounds: tuple[SubModel, int]) -> tuple[np.ndarray, np.ndarray]:
+        objective, model = Carried(), genesis(BLUEPRINT, 0)
+        optimizer = partial(objective.optimizer, lr=0.1, momentum=0.9)
+        for slice_, steps in rounds:
+            recipe = Recipe(loss=cross_entropy, optimizer=optimizer, steps=steps, objective=objective)
+            start = extract(BLUEPRINT, model, slice_)
+            model[slice_.positions(BLUEPRINT)] = train(BLUEPRINT, slice_, start, repeat((x, y)), recipe).after
+        assert objective._velocity is not None
+        return model, objective._velocity
+
+    assert np.array_equal(trained((here, 1), (here, 2)), trained((here, 3)))
+    before, after = trained((here, 1))[1], trained((here, 1), (there, 1))[1]
+    left = np.setdiff1d(here.positions(BLUEPRINT), there.positions(BLUEPRINT))
+    assert np.any(before[left])
+    assert np.array_equal(before[left], after[left])
+    assert not np.array_equal(before, after)
