@@ -184,8 +184,7 @@ def _algorithms(cell: Cell, stuff: Material, seed: int) -> list[Sliced]:
             algorithm.prepared = replace(algorithm.prepared, genesis=first)
         if isinstance(algorithm.way.objective, Carried):
             carried = partial(algorithm.way.objective.optimizer, lr=cell.lr_factor * stuff.lr, momentum=MOMENTUM)
-            recipe = replace(algorithm.prepared.recipe, optimizer=carried)
-            algorithm.prepared = replace(algorithm.prepared, recipe=recipe)
+            algorithm.prepared = replace(algorithm.prepared, optimizer=carried)
         algorithms.append(algorithm)
     return algorithms
 
