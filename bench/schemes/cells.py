@@ -148,7 +148,10 @@ def _text(data: str, rounds: int, steps: int) -> tuple[Cell, ...]:
 
 
 def _inner(cell: Cell) -> tuple[Cell, ...]:
-    """Of the same networks only what lies inside a block is cut: heads, hidden units, inner channels."""
+    """Of the same networks only what lies inside a block is cut: heads, hidden units, inner channels.
+
+    At 1/4 that is about the arithmetic of 1/2 of all axes, and as many rounds as those have.
+    """
     first = replace(cell, table=f"{cell.data}-inner", data=f"{cell.data}-inner")
     rows = ("small", "members", "no contrast", "dealt anew each round", "random_dropout", "heterofl", "full")
     return tuple(replace(first, row=row) for row in rows)
@@ -180,7 +183,8 @@ TABLES: Mapping[str, tuple[Cell, ...]] = {
         TEXT,
         _as_it_comes(TEXT),
         _inner(TEXT[0]),
-        _inner(EQUAL[0]),
+        _inner(replace(EQUAL[0], rounds=50)),
+        _inner(replace(CIFAR[0], rounds=20)),
         _text("wikitext2", 40, 20),
         _scaling("fashion-mlp", 60, 20),
         _ablation("fashion-mlp", ABLATION_ROUNDS, 20),
