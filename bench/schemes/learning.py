@@ -65,15 +65,7 @@ def material(data: str) -> Material:
     """Read once per process. `-inner`: the residual streams of the network stay whole in every slice."""
     name = data.removesuffix(INNER)
     found = _text(name) if name in ("shakespeare", "wikitext2") else _pictures(name)
-    return found if name == data else replace(found, blueprint=_streams_whole(found.blueprint))
-
-
-def _streams_whole(blueprint: Blueprint) -> Blueprint:
-    """Streams in one unit, of which nothing can be left out: only heads, hidden units and inner channels are cut."""
-    return replace(
-        blueprint,
-        axes=tuple(axis if "." in axis.name else replace(axis, unit=axis.size) for axis in blueprint.axes),
-    )
+    return found if name == data else replace(found, blueprint=found.blueprint.inner())
 
 
 def _pictures(data: str) -> Material:

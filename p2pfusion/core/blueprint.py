@@ -227,6 +227,22 @@ class Blueprint:
         axes = tuple(replace(axis, size=units_kept(rate, axis.units) * axis.unit) for axis in self.axes)
         return replace(self, axes=axes)
 
+    def inner(self) -> Blueprint:
+        """The same network, of which only what lies within a block is cut: hidden units, heads, inner channels.
+
+        An axis that several blocks share, such as a residual stream, becomes one unit, which every slice keeps. Raises
+        `TaskError` when there is no other.
+        """
+        found: dict[str, set[str]] = {}
+        for parameter in self.parameters:
+            for dim in parameter.dims:
+                if dim.axis is not None:
+                    found.setdefault(dim.axis, set()).add(parameter.block)
+        axes = tuple(replace(one, unit=one.size) if len(found[one.name]) > 1 else one for one in self.axes)
+        if not any(axis.units > 1 for axis in axes):
+            raise TaskError("blueprint: no axis lies within one block; train slices of all of them, without inner()")
+        return replace(self, axes=axes)
+
     def describe(self) -> tuple[tuple[str, str], ...]:
         """(name, "shape dtype block axes") per parameter: what a 409 shows and two runs compare."""
         return tuple((parameter.name, self._line(parameter)) for parameter in self.parameters)

@@ -100,6 +100,24 @@ def test_narrow_is_a_network_of_its_own(blueprint: Blueprint) -> None:
     assert blueprint.narrow(1.0) == blueprint
 
 
+def test_inside_blocks_only_what_a_block_has_for_itself_is_cut() -> None:
+    network = residual_cnn(3, (16, 32), 10)
+    inner = network.inner()
+    assert {axis.name: axis.units for axis in inner.axes if axis.units > 1} == {
+        axis.name: axis.units for axis in network.axes if axis.name.endswith(".inner")
+    }
+    widths = {axis.name: axis.size for axis in inner.narrow(0.25).axes}
+    assert (widths["stage0"], widths["stage0_0.inner"], widths["stage1"], widths["stage1_1.inner"]) == (16, 4, 32, 8)
+    assert inner.size == network.size
+    assert inner.fingerprint() != network.fingerprint()  # who cuts streams too has no place in this run
+    assert inner.inner() == inner
+
+
+def test_a_network_whose_blocks_share_all_axes_has_no_inside_to_cut() -> None:
+    with pytest.raises(TaskError, match="no axis lies within one block"):
+        mlp(8, (16, 16), 4).inner()
+
+
 def test_build_refuses_missing_blocks_and_wrong_factories() -> None:
     blueprint = mlp(6, (8,), 3)
     with pytest.raises(ValueError, match="blocks"):

@@ -145,6 +145,7 @@ def test_a_foreign_module(case: Case) -> None:
     assert any(finding.startswith(case.whole) for finding in blueprint.findings) == bool(case.whole)
     full_rate_is_the_module(blueprint, module, x)
     a_slice_trains(blueprint, x)
+    a_slice_trains(blueprint.inner(), x)
 
 
 def full_rate_is_the_module(blueprint: Blueprint, module: nn.Module, x: torch.Tensor) -> None:
