@@ -153,7 +153,7 @@ def _inner(cell: Cell) -> tuple[Cell, ...]:
     At 1/4 that is about the arithmetic of 1/2 of all axes, and as many rounds as those have.
     """
     first = replace(cell, table=f"{cell.data}-inner", data=f"{cell.data}-inner")
-    rows = ("small", "members", "no contrast", "dealt anew each round", "random_dropout", "heterofl", "full")
+    rows = ("small", "members", "nested", "no contrast", "dealt anew each round", "random_dropout", "heterofl", "full")
     return tuple(replace(first, row=row) for row in rows)
 
 
