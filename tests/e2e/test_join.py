@@ -141,8 +141,8 @@ def test_kill_9_of_one_of_three_leaves_two_that_agree(swarm: Swarm, victim: int)
 
 
 def test_a_third_joins_later_and_leaves_with_ctrl_c(swarm: Swarm) -> None:
-    first = [swarm.join("--min-peers", "2", "--until", "rounds=60", "--data-part", f"{i}/3") for i in range(2)]
-    events_until(first[0], "round", 10)
+    first = [swarm.join("--min-peers", "2", "--until", "rounds=80", "--data-part", f"{i}/3") for i in range(2)]
+    events_until(first[0], "round", 5)
     late = swarm.join("--min-peers", "2", "--data-part", "2/3")
     seen = events_until(late, "round", 3)
     assert min(event["round"] for event in seen if event["event"] == "round") > 5

@@ -109,18 +109,16 @@ def test_jobs_are_bounded_by_cores_runs_and_the_limit(monkeypatch: pytest.Monkey
 
 
 PARENT = """
-import multiprocessing, sys
+import multiprocessing
+from contextlib import closing
 from tests.lab.test_engines import Told, linger
 from p2pfusion.lab.engines import local
 
 if __name__ == "__main__":
-    results = local(["first", "never", "never"], linger, Told(), 2)
-    next(results)
-    print(*[child.pid for child in multiprocessing.active_children()], flush=True)
-    try:
+    with closing(local(["first", "never", "never"], linger, Told(), 2)) as results:
         next(results)
-    finally:
-        results.close()
+        print(*[child.pid for child in multiprocessing.active_children()], flush=True)
+        next(results)
 """
 
 
