@@ -209,12 +209,14 @@ def _axes(checked: Checked) -> str:
     alike: dict[tuple[str, int, int], list[str]] = {}
     for name, size in checked.axes.items():
         alike.setdefault((_NUMBER.sub("*", name), size, checked.units[name]), []).append(name)
-    words = []
+    cut, whole = list[str](), list[str]()
     for (pattern, size, unit), names in alike.items():
         many = len(names) > 1 and len(checked.axes) > AXES_LISTED_MAX
-        groups = f" in {size // unit} groups" if unit > 1 else ""
-        words += [f"{name} {size}{groups}" for name in ([f"{len(names)} x {pattern}"] if many else names)]
-    return enumeration(words) or "none, every device trains the whole model"
+        groups = f" in {size // unit} groups" if 1 < unit < size else ""
+        words = [f"{name} {size}{groups}" for name in ([f"{len(names)} x {pattern}"] if many else names)]
+        (whole if unit == size else cut).extend(words)
+    kept = f"; in one piece: {enumeration(whole)}" if whole else ""
+    return (enumeration(cut) or "none, every device trains the whole model") + kept
 
 
 def _later_words(checked: Checked) -> list[str]:
