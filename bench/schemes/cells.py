@@ -28,6 +28,8 @@ MSFUSIONS_PARTS = ("ring", "no contrast", "constant overlap", "overlap to the en
 PARTS = frozenset((*SLICES, *DYNAMIC, *CANDIDATES, *MSFUSIONS_PARTS, "grown"))
 """All such rows, ablations too."""
 WHOLE = ("members", "small", "full", "alone", "centralised")
+INNER = "-inner"
+"""Behind the name of data whose network is cut within its blocks only."""
 ABLATION_ROUNDS = 60
 LOWER_LR = 0.3
 """Slices are tried at this share of the learning rate too: a unit that one of eight devices trains has nobody's steps
@@ -152,8 +154,8 @@ def _inner(cell: Cell) -> tuple[Cell, ...]:
 
     At 1/4 that is about the arithmetic of 1/2 of all axes, and as many rounds as those have.
     """
-    first = replace(cell, table=f"{cell.data}-inner", data=f"{cell.data}-inner")
-    rows = ("small", "members", "nested", "no contrast", "dealt anew each round", "random_dropout", "heterofl", "full")
+    first = replace(cell, table=cell.data + INNER, data=cell.data + INNER)
+    rows = ("small", "members", "nested", "no contrast", "dealt anew each round", "random_dropout", "heterofl")
     return tuple(replace(first, row=row) for row in rows)
 
 

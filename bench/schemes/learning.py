@@ -16,8 +16,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.datasets import images, texts
-from bench.schemes.candidates import Carried
-from bench.schemes.cells import Cell
+from bench.schemes.cells import INNER, Cell
 from bench.schemes.rows import ROWS
 from p2pfusion.algorithms.presets import Terms, made
 from p2pfusion.algorithms.sliced import Sliced
@@ -33,7 +32,6 @@ from p2pfusion.zoo.text import vocabulary, windows
 from p2pfusion.zoo.transformers import gpt
 
 TRAIN_IMAGES, VALIDATION_IMAGES = 20_000, 2_000
-MOMENTUM = 0.9
 FINAL_LR = 0.02
 """Of the first learning rate; a cosine leads there, so that the last rounds are not noise."""
 LOOKS = 8
@@ -44,7 +42,6 @@ TIME = 64
 """Characters that a language model sees."""
 VALIDATION_WINDOWS = 2_000
 """Of a text; as many as images. They only choose a width and draw a curve."""
-INNER = "-inner"
 Samples = tuple[npt.NDArray[Any], npt.NDArray[np.int64]]
 
 
@@ -63,9 +60,10 @@ class Material:
 @cache
 def material(data: str) -> Material:
     """Read once per process. `-inner`: the residual streams of the network stay whole in every slice."""
-    name = data.removesuffix(INNER)
-    found = _text(name) if name in ("shakespeare", "wikitext2") else _pictures(name)
-    return found if name == data else replace(found, blueprint=found.blueprint.inner())
+    if data.endswith(INNER):
+        found = material(data.removesuffix(INNER))
+        return replace(found, blueprint=found.blueprint.inner())
+    return _text(data) if data in ("shakespeare", "wikitext2") else _pictures(data)
 
 
 def _pictures(data: str) -> Material:
@@ -151,8 +149,10 @@ def _algorithms(cell: Cell, stuff: Material, seed: int) -> list[Sliced]:
     elif row.preset.reach == "none":
         parts = parts[:1]
 
+    settings = {"lr": cell.lr_factor * stuff.lr, "momentum": 0.9}
+
     def optimizer(parameters: Iterable[nn.Parameter]) -> Optimizer:
-        return Sgd(parameters, lr=cell.lr_factor * stuff.lr, momentum=MOMENTUM)
+        return Sgd(parameters, **settings)
 
     def factor(round_index: int) -> float:
         return FINAL_LR + (1 - FINAL_LR) * 0.5 * (1 + math.cos(math.pi * min(1.0, round_index / cell.rounds)))
@@ -174,9 +174,9 @@ def _algorithms(cell: Cell, stuff: Material, seed: int) -> list[Sliced]:
         if row.start is not None:
             first = row.start(algorithm.blueprint, cell.rates[number], algorithm.genesis)
             algorithm.prepared = replace(algorithm.prepared, genesis=first)
-        if isinstance(algorithm.way.objective, Carried):
-            carried = partial(algorithm.way.objective.optimizer, lr=cell.lr_factor * stuff.lr, momentum=MOMENTUM)
-            algorithm.prepared = replace(algorithm.prepared, optimizer=carried)
+        if row.optimizer is not None:
+            other = partial(row.optimizer(algorithm.way.objective), **settings)
+            algorithm.prepared = replace(algorithm.prepared, optimizer=other)
         algorithms.append(algorithm)
     return algorithms
 

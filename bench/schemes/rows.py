@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from operator import attrgetter
 
 from bench.schemes.candidates import Carried, Taught, WholeForward, grown, permuted, strangers_at_zero
 from bench.schemes.cells import ABLATION_ROUNDS
@@ -16,18 +17,21 @@ from p2pfusion.core.blueprint import Blueprint
 from p2pfusion.core.objectives import Objective
 from p2pfusion.core.schemes import Scheme, double_shift
 from p2pfusion.core.submodel import Vector
+from p2pfusion.core.training import Optimizer
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """A preset, and whether one node has everybody's data and steps.
 
-    `start`: of blueprint, the slices' rate and the first values, other first values.
+    `start`: of blueprint, the slices' rate and the first values, other first values. `optimizer`: of a node's
+    objective, what makes its optimizers of parameters, lr and momentum, where they are not `Sgd`.
     """
 
     preset: Preset
     is_pooled: bool = False
     start: Callable[[Blueprint, float, Vector], Vector] | None = None
+    optimizer: Callable[[Objective], Callable[..., Optimizer]] | None = None
 
 
 def _slices(scheme: Callable[[], Scheme]) -> Row:
@@ -56,5 +60,5 @@ ROWS: Mapping[str, Row] = {
     "strangers at zero": Row(DOUBLE_SHIFT, start=strangers_at_zero),
     "taught by the head": _minimising(Taught),
     "whole forward": _minimising(WholeForward),
-    "momentum carried": _minimising(Carried),
+    "momentum carried": replace(_minimising(Carried), optimizer=attrgetter("optimizer")),
 }

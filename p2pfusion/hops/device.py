@@ -18,7 +18,8 @@ from blake3 import blake3
 from p2pfusion.algorithms.base import RoundReport
 from p2pfusion.core.data import Batch, Data
 from p2pfusion.errors import LocalError, WireError
-from p2pfusion.hops.directory import Directory, is_settled
+from p2pfusion.hops.directory import Directory
+from p2pfusion.hops.ending import is_settled
 from p2pfusion.hops.holding import Holding
 from p2pfusion.hops.linking import Linking
 from p2pfusion.hops.owning import Owner
@@ -169,9 +170,10 @@ class Device:
         """Till the run is over or somebody asks to stop; then say so, hand everything back, and say goodbye."""
         began_s = self.site.now_s()
         ended = await (self._trained(self.owner) if self.owner is not None else self._relayed())
-        await self._settled(SETTLE_S if ended.status == "ok" else 0.0)
-        if self.owner is not None and ended.status == "ok":
-            await self._measure(self.owner, ended.round + 1)
+        if ended.status == "ok":
+            await self._settled()
+            if self.owner is not None:
+                await self._measure(self.owner, ended.round + 1)
         self.site.is_leaving = True
         self._telling.look()
         # Of the model it ended with, or of none: an older one's would mislead.
@@ -221,20 +223,16 @@ class Device:
             accuracy=None, model_sha256="", chain="", bytes_sent=0, bytes_received=0, seconds=0.0,
         )  # fmt: skip
 
-    async def _settled(self, limit_s: float) -> None:
+    async def _settled(self) -> None:
         """Wait till all owners are done and all that was contributed to any shard is sealed, as far as is known."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(limit_s):
-                while True:
-                    if self._is_settled():
-                        await self._talking.exchange()  # what was heard of others may be older than that
-                        if self._is_settled():
-                            return
+            async with asyncio.timeout(SETTLE_S):
+                # What was heard of a relay may be older than what an owner said last, so everybody is asked once more.
+                while not (self._is_settled() and await self._talking.exchange() and self._is_settled()):
                     await self.site.bell(LIFE).wait(LOOK_S)
 
     def _is_settled(self) -> bool:
-        known = [*self.site.here(), *self.site.directory.left()]
-        return is_settled(known, self.holding.held(), self.split.shards.count)
+        return is_settled(self.site.offers(), self.holding.held(), self.split.shards.count)
 
     def _took(self, shard: int, event: Event) -> None:
         """An event of a shard's node."""
@@ -242,7 +240,9 @@ class Device:
         self._telling.take(shard, event, sorted(trained))
 
     def _is_learning(self, shard: int) -> bool:
-        return self.relay is not None and self.relay.is_learning(shard)
+        """Whether more of this shard is to come from here: of owners' own till its run has ended."""
+        is_own = shard == 0 and self.holding.nodes[0].done is None
+        return is_own or (self.relay is not None and self.relay.is_learning(shard))
 
     def _is_trained(self, shard: int) -> bool:
         return shard == 0 or (self.relay is not None and bool(self.relay.owners_at(shard)))

@@ -10,10 +10,10 @@ Pure: `now_s` comes in. Knows no network, no chain.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from p2pfusion.wire.hops import DEVICES_MAX, HeldShard, Offer
+from p2pfusion.wire.hops import DEVICES_MAX, Offer
 
 
 @dataclass(slots=True)
@@ -99,28 +99,3 @@ def _said(offer: Offer) -> tuple[object, ...]:
     shards = tuple(one.shard for one in offer.held)
     what = offer.is_owner, offer.is_relay, offer.is_leaving, offer.memory_bytes
     return offer.addresses, *what, shards, offer.chain, offer.lanes
-
-
-def shards_of(offers: Iterable[Offer], mine: Sequence[HeldShard]) -> dict[int, HeldShard]:
-    """The newest that is known of every shard."""
-    found = {one.shard: one for one in mine}
-    for offer in offers:
-        for one in offer.held:
-            if one.shard not in found or one.tip_round > found[one.shard].tip_round:
-                found[one.shard] = one
-    return found
-
-
-def is_settled(offers: Iterable[Offer], mine: Sequence[HeldShard], shards: int) -> bool:
-    """Whether no owner trains, and all holders of each of so many shards have the same tip, with nothing to come.
-
-    `offers` of those who are here and the last ones of those who left, whose shards count where nobody here holds them.
-    """
-    known = list(offers)
-    newest = shards_of(known, mine)
-    held = [*mine, *(one for offer in known if not offer.is_leaving for one in offer.held)]
-    return (
-        len(newest) == shards
-        and not any(offer.is_owner and offer.chain and not offer.is_leaving for offer in known)
-        and all(one.is_settled and one.chain == newest[one.shard].chain for one in held)
-    )

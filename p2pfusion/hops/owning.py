@@ -309,35 +309,41 @@ class Owner:
     async def measure(self, round_: int, values: Vector) -> None:
         """Measure the model as it is after the last round, where there is validation data; `values` of my shard.
 
-        However often a hop is lost: there is no later round that would measure again.
+        Batches that are lost are sent again, as when training: no later round would measure it.
         """
         if self._validation is None:
             return
         shards, recipe = self.split.shards, self.split.recipe(round_)
         await self.linking.seat(round_)
         ends = await self._compute.run(lambda: Ends(self.split.blueprint, shards.first, shards.last, values, recipe))
-        while not await self._evaluate(ends, round_):
-            pass
+        await self._evaluate(ends, round_, LOST_MAX)
 
-    async def _evaluate(self, ends: Ends, round_: int) -> bool:
-        """Validation data through the chain as it is before the round's first step; False: a hop was lost."""
+    async def _evaluate(self, ends: Ends, round_: int, tries: int = 1) -> None:
+        """Validation data through the chain as it is before the round's first step; `tries` for each batch."""
         assert self._validation is not None
         right, total, lost = 0, 0, 0.0
-        try:
-            for number, (x, y) in enumerate(self._validation.once()):
-                if number >= EVALUATION_BATCHES_MAX:
-                    break
-                head = self._head(round_, is_training=False)
-                sent = await self._compute.run(partial(ends.evaluate_first, x))
-                came = await self._through(head, "forward", self.linking.chain[0].address, sent)
-                count, loss = await self._compute.run(partial(ends.judge, came, y))
-                right, total, lost = right + count, total + y.numel(), lost + loss * y.numel()
-        except HopLost as error:
-            await self.linking.mend(error.place, round_)
-            return False
+        for number, (x, y) in enumerate(self._validation.once()):
+            if number >= EVALUATION_BATCHES_MAX:
+                break
+            sent = await self._compute.run(partial(ends.evaluate_first, x))
+            came = await self._answered(round_, sent, tries)
+            if came is None:
+                return
+            count, loss = await self._compute.run(partial(ends.judge, came, y))
+            right, total, lost = right + count, total + y.numel(), lost + loss * y.numel()
         if total:
             self.figures.score, self.figures.scored = Score(accuracy=right / total, loss=lost / total), round_
-        return True
+
+    async def _answered(self, round_: int, sent: torch.Tensor, tries: int) -> torch.Tensor | None:
+        """What the chain makes of it; None if it is lost so often."""
+        for _ in range(tries):
+            head, begin_s = self._head(round_, is_training=False), asyncio.get_running_loop().time()
+            try:
+                return await self._through(head, "forward", self.linking.chain[0].address, sent)
+            except HopLost as error:
+                self._times_s.append(SLOWER * (asyncio.get_running_loop().time() - begin_s))
+                await self.linking.mend(error.place, round_)
+        return None
 
     def evaluate(self, model: Vector) -> Evaluation | None:
         """The last accuracy measured through the chain; a shard alone answers nothing."""

@@ -64,9 +64,9 @@ class Relay:
         return lambda: not self.owners_at(shard)
 
     def is_learning(self, shard: int) -> bool:
-        """Whether something of this shard is learnt here, or was and is not contributed yet."""
+        """Whether something of this shard was learnt here, not only asked for, that is not contributed yet."""
         seats = (self._seats[owner] for owner in self.owners_at(shard))
-        return shard in self.openings.learnt or any(seat.copy or seat.is_ending for seat in seats)
+        return shard in self.openings.learnt or any((seat.copy and seat.samples) or seat.is_ending for seat in seats)
 
     @property
     def taken_bytes(self) -> int:

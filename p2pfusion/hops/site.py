@@ -77,6 +77,10 @@ class Site:
         """Offers of all other devices that are here, ascending."""
         return self.directory.here(self.now_s())
 
+    def offers(self) -> tuple[Offer, ...]:
+        """Those, and the last ones of the devices that left."""
+        return (*self.here(), *self.directory.left())
+
     def now_s(self) -> float:
         return asyncio.get_running_loop().time()
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
 
 from p2pfusion.errors import RemoteError
 from p2pfusion.hops.site import Site
@@ -70,24 +69,27 @@ class Talking:
         async for addresses in self._site.doors.discovery.found(tag):
             self.add(addresses)
 
-    async def exchange(self) -> None:
-        """Tell everybody what I say now, and hear what each says now."""
-        async with asyncio.TaskGroup() as group:
-            for offer in self._site.here():
-                group.create_task(self._exchange_with(offer.addresses[0]))
+    async def exchange(self) -> bool:
+        """Tell everybody what I say now, and hear what each says now; whether all did."""
+        offers = self._site.here()
+        return all(await asyncio.gather(*(self._exchange_with(offer.addresses[0]) for offer in offers)))
 
     def answer(self, request: Request) -> Reply:
         """The other side of an exchange. Raises `WireError`."""
         self._hear(decode_offers(request.body))
         return Reply(200, self._body())
 
-    async def _exchange_with(self, address: str) -> None:
-        with suppress(RemoteError):
-            request = Request("POST", "/v1/hops/offers", self._body())
+    async def _exchange_with(self, address: str) -> bool:
+        request = Request("POST", "/v1/hops/offers", self._body())
+        try:
             reply = await self._site.board.call(address, request, deadline_s=DEADLINE_S)
-            if reply.status == 200:
-                self._strangers.pop(address, None)
-                self._hear(decode_offers(reply.body))
+        except RemoteError:
+            return False
+        if reply.status != 200:
+            return False
+        self._strangers.pop(address, None)
+        self._hear(decode_offers(reply.body))
+        return True
 
     def _hear(self, heard: Offers) -> None:
         if self._site.directory.hear(heard.offers, self._site.now_s()):

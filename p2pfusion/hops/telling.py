@@ -16,7 +16,7 @@ from blake3 import blake3
 
 from p2pfusion.algorithms.base import RoundReport, Traffic
 from p2pfusion.core.submodel import SubModel
-from p2pfusion.hops.directory import shards_of
+from p2pfusion.hops.ending import shards_of
 from p2pfusion.hops.holding import Holding
 from p2pfusion.hops.site import Site
 from p2pfusion.node.events import Done, Event, EventLog, PeerEvent, WarningEvent
@@ -88,7 +88,7 @@ class Telling:
 
     def done(self, done: Done, accuracy: float | None) -> Done:
         """The end of the run as this device knows it: the whole network, as its holders gossip it."""
-        shards = shards_of([*self._site.here(), *self._site.directory.left()], self._holding.held())
+        shards = shards_of(self._site.offers(), self._holding.held())
         total, count = self.traffic(), self._site.split.shards.count
         is_whole = len(shards) == count
         chains = b"".join(shards[shard].chain for shard in sorted(shards))

@@ -15,7 +15,6 @@ from types import MappingProxyType
 import torch
 from torch import nn
 
-from p2pfusion.core.blueprint import Blueprint
 from p2pfusion.core.task import Task
 from p2pfusion.core.training import Optimizer, Sgd
 from p2pfusion.errors import TaskError
@@ -72,13 +71,9 @@ def cifar10_task(folder: Path) -> Task:
 
 
 def shakespeare_task(folder: Path) -> Task:
-    """Next character of Tiny Shakespeare, with a Transformer of 2 layers: 413,440 parameters. Raises `TaskError`.
-
-    Its slices keep the residual stream whole: at equal work they learn more than narrower streams do (docs/schemes.md).
-    """
+    """Next character of Tiny Shakespeare, with a Transformer of 2 layers: 413,440 parameters. Raises `TaskError`."""
     texts = datasets.tiny_shakespeare(folder)
-    names = vocabulary(texts.train)
-    return _in_chapters(texts, names, list, _transformer(names).inner())
+    return _in_chapters(texts, vocabulary(texts.train), list, batch_size=32)
 
 
 def speakers_task(folder: Path) -> Task:
@@ -95,34 +90,34 @@ def speakers_task(folder: Path) -> Task:
             f"line NAME: and stand apart by empty lines (shakespeare:DIR deals any text in chapters)"
         )
     train = windows(said, CONTEXT)
-    task = _language_task(texts, names, train, list, _transformer(names).inner())
+    task = _language_task(texts, names, train, list, batch_size=32)
     return replace(task, partition=lambda parts, seed: by_group(train.streams, parts, seed))
 
 
 def wikitext2_task(folder: Path) -> Task:
     """The next word of WikiText-2, with a Transformer of 2 layers: 4,664,576 parameters. Raises `TaskError`."""
     texts = datasets.wikitext2(folder)
-    names = vocabulary(words(texts.train))
-    # Its stream is cut too: nine tenths of the parameters are the words' embedding, which no other axis makes smaller.
-    return replace(_in_chapters(texts, names, words, _transformer(names)), batch_size=8)
+    return _in_chapters(texts, vocabulary(words(texts.train)), words, batch_size=8)
 
 
-def _transformer(names: Vocabulary) -> Blueprint:
-    return gpt(len(names), CONTEXT, 128, 2, 8, 512)
-
-
-def _in_chapters(texts: Texts, names: Vocabulary, cut: Callable[[str], Iterable[str]], model: Blueprint) -> Task:
+def _in_chapters(texts: Texts, names: Vocabulary, cut: Callable[[str], Iterable[str]], *, batch_size: int) -> Task:
     """Dealt as contiguous pieces of the text."""
     train = windows([names.encode(cut(texts.train))], CONTEXT)
-    task = _language_task(texts, names, train, cut, model)
+    task = _language_task(texts, names, train, cut, batch_size=batch_size)
     return replace(task, partition=lambda parts, seed: contiguous(len(train), parts))
 
 
 def _language_task(
-    texts: Texts, names: Vocabulary, train: Windows, cut: Callable[[str], Iterable[str]], model: Blueprint
+    texts: Texts, names: Vocabulary, train: Windows, cut: Callable[[str], Iterable[str]], *, batch_size: int
 ) -> Task:
-    shown = _spread(names.encode(cut(texts.validation)))
-    return Task(model, train, shown, optimizer=_adam, batch_size=32, steps_per_round=20)
+    return Task(
+        gpt(len(names), CONTEXT, 128, 2, 8, 512),
+        train,
+        _spread(names.encode(cut(texts.validation))),
+        optimizer=_adam,
+        batch_size=batch_size,
+        steps_per_round=20,
+    )
 
 
 def _spread(tokens: Tokens) -> Windows:

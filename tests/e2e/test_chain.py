@@ -94,7 +94,9 @@ def test_a_relay_that_is_killed_is_replaced_and_all_end_with_one_model(tmp_path:
     assert done[0]["model_sha256"]
     trained = [[event["round"] for event in owner.rounds()] for owner in owners]
     assert all(rounds == sorted(set(rounds)) for rounds in trained)
-    assert set().union(*trained) == {*range(1, ROUNDS + 1)}  # an owner that was late for one goes on with the next
+    # An owner that was late for one goes on with the next: of a busy machine's runs the worst missed one.
+    assert set().union(*trained) == {*range(1, ROUNDS + 1)}
+    assert all(len(rounds) >= ROUNDS // 2 for rounds in trained)
     losses = [event["loss"] for event in owners[0].rounds()]
     assert losses[-1] < 0.8 * losses[0]
     assert all(0 < event["share"] < 1 for owner in owners for event in owner.rounds())

@@ -13,10 +13,11 @@ from p2pfusion.core.data import as_data
 from p2pfusion.core.genesis import genesis
 from p2pfusion.core.submodel import Vector
 from p2pfusion.core.training import train
-from p2pfusion.hops.device import OWNERS_S
+from p2pfusion.hops.device import OWNERS_S, SETTLE_S
 from p2pfusion.hops.split import Split
 from p2pfusion.sim.loop import run
 from tests.hops.street import Street, samples, split_of
+from tests.node.parts import until
 
 ROOM = 10**6
 """Bytes: enough for any stage here."""
@@ -231,30 +232,64 @@ def test_a_relay_with_an_end_waits_a_while_for_owners_that_fell_silent(says_good
 
 
 def test_who_seems_to_have_settled_asks_everybody_before_it_believes_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a relay said before an owner's end reached it may be heard after that owner's last word."""
-    seems, steps = iter([True, False, True, True]), list[str]()
+    """What was heard of a relay may be older than what an owner said last."""
+    seems, answered, steps = iter([True, True, False, True, True]), iter([False, True, True, True]), list[str]()
 
     async def main() -> None:
         async with Street(split_of()) as street:
             owner = street.start(1, rounds=1)
             street.start(2, owns=False, relay_bytes=ROOM)
             await street.until(lambda: owner.owner is not None)
-            exchange = owner._talking.exchange
 
-            def look(*_: object) -> bool:
+            def look() -> bool:
                 steps.append("look")
                 return next(seems)
 
-            async def ask() -> None:
+            async def ask() -> bool:
                 steps.append("ask")
-                await exchange()
+                return next(answered)
 
-            monkeypatch.setattr("p2pfusion.hops.device.is_settled", look)
+            monkeypatch.setattr(owner, "_is_settled", look)
             monkeypatch.setattr(owner._talking, "exchange", ask)
             await street.owners_done()
 
     run(main, until_s=1000.0)
-    assert steps == ["look", "ask", "look", "look", "ask", "look", "ask"]  # the last is its goodbye
+    # One did not answer; then what was heard was old; then all is well, and the last is its goodbye.
+    assert steps == ["look", "ask", "look", "ask", "look", "look", "ask", "look", "ask"]
+
+
+def test_an_owner_that_measures_for_long_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has trained, so what it asks of the chain for its accuracy changes nothing."""
+
+    async def main() -> float:
+        async with Street(split_of()) as street:
+            slow, other = (street.start(host, rounds=2) for host in (1, 2))
+            for host in (3, 4):
+                street.start(host, owns=False, relay_bytes=ROOM)
+            await street.until(lambda: slow.owner is not None and other.owner is not None)
+            owner = slow.owner
+            assert owner is not None
+            measure, exchange, measured = owner.measure, other._talking.exchange, asyncio.Event()
+
+            async def long(round_: int, values: Vector) -> None:
+                await measure(round_, values)
+                measured.set()
+                await until(asyncio.get_running_loop().time() + 3 * SETTLE_S)
+
+            async def late() -> bool:
+                return measured.is_set() and await exchange()
+
+            monkeypatch.setattr(owner, "measure", long)
+            monkeypatch.setattr(other._talking, "exchange", late)
+            await street.until(lambda: all(len(street.reports.get(host, [])) == 2 for host in (1, 2)))
+            began_s = asyncio.get_running_loop().time()
+            await street.until(lambda: other.done is not None)
+            assert slow.done is None
+            assert len(owner.linking.chain) > 0
+            assert not owner.linking.has_left
+            return asyncio.get_running_loop().time() - began_s
+
+    assert run(main, until_s=1000.0) < SETTLE_S / 2
 
 
 def test_with_one_seed_one_history() -> None:

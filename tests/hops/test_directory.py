@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2pfusion.hops.directory import Directory, is_settled, shards_of
-from p2pfusion.wire.hops import DEVICES_MAX, HeldShard, Offer
-from tests.hops.made import SPLIT, device, held, hop, offer
+from p2pfusion.hops.directory import Directory
+from p2pfusion.wire.hops import DEVICES_MAX
+from tests.hops.made import SPLIT, device, held, offer
 
 SILENT_S = 3.0
 
@@ -117,33 +114,3 @@ def test_the_order_in_which_offers_come_does_not_matter(heard: list[tuple[int, i
     assert {one.device: (one.incarnation, one.beat) for one in left.here(1.0)} == {
         device(number): value for number, value in newest.items()
     }
-
-
-def at(shard: int, tip_round: int, *, is_settled: bool = True) -> HeldShard:
-    return replace(held(shard), tip_round=tip_round, chain=bytes([tip_round] * 32), is_settled=is_settled)
-
-
-def test_of_each_shard_the_newest_that_anybody_tells_counts() -> None:
-    found = shards_of([offer(1, held=(at(1, 3), at(2, 5))), offer(2, held=(at(1, 4),))], (at(0, 2), at(2, 4)))
-    assert {shard: one.tip_round for shard, one in found.items()} == {0: 2, 1: 4, 2: 5}
-
-
-@pytest.mark.parametrize(
-    ("others", "settled"),
-    [
-        ([offer(1, held=(at(1, 3),))], True),
-        ([offer(1, held=())], False),  # nobody holds shard 1
-        ([offer(1, held=(at(1, 3, is_settled=False),))], False),
-        ([offer(1, held=(at(1, 4),)), offer(2, held=(at(1, 3, is_settled=False),))], False),  # it may change the newer
-        ([offer(1, held=(at(1, 4),)), offer(2, held=(at(1, 3),))], False),  # somebody has not heard yet
-        ([offer(1, held=(at(1, 3),)), offer(2, is_owner=True, chain=(hop(1, 1, 1),))], False),
-        ([offer(1, held=(at(1, 3),)), offer(2, is_owner=True)], True),
-        ([offer(1, is_leaving=True, held=(at(1, 3),))], True),  # its last word is all there is of the shard
-        ([offer(1, held=(at(1, 3),)), offer(2, is_leaving=True, held=(at(1, 2, is_settled=False),))], True),
-        ([offer(1, held=(at(1, 3),)), offer(2, is_owner=True, is_leaving=True, chain=(hop(1, 1, 1),))], True),
-    ],
-)
-def test_a_run_has_settled_when_nobody_trains_and_all_holders_of_a_shard_say_the_same(
-    others: list[Offer], settled: bool
-) -> None:
-    assert is_settled(others, (at(0, 3),), 2) is settled

@@ -21,6 +21,7 @@ from p2pfusion.sim.loop import run
 from p2pfusion.wire import tensors
 from p2pfusion.wire.hops import Passage, Word, encode_passage, encode_word
 from tests.hops.made import SPLIT, address, device, hop, settle, site, word
+from tests.node.parts import until
 
 ME = 50
 CHAIN = (hop(1, 1, 1), hop(2, 2, SPLIT.shards.count - 1))
@@ -262,15 +263,15 @@ def test_a_round_that_is_begun_again_and_again_ends_the_run_with_what_to_do(monk
     at_home(main)
 
 
-def test_the_model_is_measured_at_the_end_though_a_hop_is_lost_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
-    """There is no later round that would measure it again."""
-    mended: list[int | None] = []
+async def seat(round_: int) -> None: ...
 
-    async def seat(round_: int) -> None: ...
 
-    async def mend(place: int | None, round_: int) -> bool:
-        mended.append(place)
-        return False
+async def mend(place: int | None, round_: int) -> bool:
+    return False
+
+
+def test_the_model_is_measured_at_the_end_though_batches_are_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no later round that would measure it. Whoever is only slow is waited for longer each time."""
 
     async def main(home: Home) -> None:
         owner = home.owner
@@ -281,10 +282,27 @@ def test_the_model_is_measured_at_the_end_though_a_hop_is_lost_meanwhile(monkeyp
         await settle()
         home.failed(word(ME, epoch=3, batch=home.way.sent[-1][2].batch, place=2))
         await settle()
-        assert mended == [2]
+        assert len(home.way.sent) == 2
+        patience_s, sent = owner.patience_s, len(home.way.sent)
+        while len(home.way.sent) == sent:  # nothing comes in time
+            await until(asyncio.get_running_loop().time() + 0.1)
+        assert owner.patience_s > patience_s
         assert owner.score_before(2) is None
         assert home.come("forward", ACTIVATION) == 202
         await measured
         assert owner.score_before(2) is not None
+
+    at_home(main)
+
+
+def test_a_chain_that_never_answers_is_given_up_and_there_is_no_accuracy(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main(home: Home) -> None:
+        owner, home.way.error = home.owner, RemoteError("gone")
+        monkeypatch.setattr(owner, "_validation", as_data((X, Y), 4, "validation"))
+        monkeypatch.setattr(owner.linking, "seat", seat)
+        monkeypatch.setattr(owner.linking, "mend", mend)
+        await owner.measure(2, owner.genesis)
+        assert len(home.way.sent) == owning.LOST_MAX
+        assert owner.score_before(2) is None
 
     at_home(main)

@@ -136,3 +136,16 @@ def test_goodbye_is_said_to_everybody_who_is_here() -> None:
         assert {to for to, _ in table.wire.calls} >= {address(1), address(2)}
 
     talking(main)
+
+
+def test_an_exchange_hears_what_each_says_now_and_tells_whether_all_answered() -> None:
+    async def main(table: Table) -> None:
+        body = encode_offers(Offers(offers=(offer(1, beat=1), offer(2, beat=1))))
+        table.talking.answer(Request("POST", "/v1/hops/offers", body))
+        table.wire.calls += [("", Request("GET", ""))] * 10  # so what they say now has a higher beat
+        assert await table.talking.exchange()
+        assert all(one.beat > 10 for one in table.site.here())
+        table.wire.silent = {address(2)}
+        assert not await table.talking.exchange()
+
+    talking(main)

@@ -62,13 +62,6 @@ def test_the_networks_are_the_announced_ones(name: str, parameters: int, tmp_pat
     assert model.size == parameters  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize(("name", "is_whole"), [("shakespeare", True), ("speakers", True), ("wikitext2", False)])
-def test_characters_leave_the_stream_whole_and_words_do_not(name: str, is_whole: bool, tmp_path: Path) -> None:
-    WRITERS[name](tmp_path)
-    model = FOLDER_TASKS[name].make(tmp_path).model
-    assert (model.axis("stream").units == 1) == is_whole  # type: ignore[union-attr]
-
-
 def test_texts_are_dealt_in_pieces(tmp_path: Path) -> None:
     written.write_shakespeare(tmp_path)
     part = prepare(FOLDER_TASKS["shakespeare"].make(tmp_path), 0, (1, 3)).train
