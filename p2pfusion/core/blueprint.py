@@ -240,7 +240,9 @@ class Blueprint:
                     found.setdefault(dim.axis, set()).add(parameter.block)
         axes = tuple(replace(one, unit=one.size) if len(found[one.name]) > 1 else one for one in self.axes)
         if not any(axis.units > 1 for axis in axes):
-            raise TaskError("blueprint: no axis lies within one block; train slices of all of them, without inner()")
+            raise TaskError(
+                "whole_streams: no axis lies within one block, so nothing would be left to slice; leave it out"
+            )
         return replace(self, axes=axes)
 
     def describe(self) -> tuple[tuple[str, str], ...]:

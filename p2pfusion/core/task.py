@@ -54,6 +54,8 @@ class Task:
     cross-entropy of logits; True: in any case, all classes then count as equally frequent; False: never.
     `partition`: how data that several nodes share are dealt (`join --data-part`, `simulate`): (parts, seed) -> the
     sample numbers of every part, as `zoo.partition` makes them (default an even, shuffled deal).
+    `whole_streams`: slices leave residual streams whole and cut what lies within a block (`Blueprint.inner`): dearer at
+    the same rate, but a language model learnt more at the same work (docs/choosing.md).
     `init`: "seed" draws the start from the run's seed, "given" keeps the model's own weights, which all peers must
     then have alike.
     """
@@ -70,6 +72,7 @@ class Task:
     clip_norm: float | None = 1.0
     calibrate: bool | None = None
     partition: Deal | None = None
+    whole_streams: bool = False
     init: Literal["seed", "given"] = "seed"
 
     def __post_init__(self) -> None:
@@ -177,7 +180,7 @@ def _sketch(task: Task, seed: int, part: tuple[int, int] | None) -> tuple[Prepar
     own = train if part is None else part_of(train, part, seed, task.partition)
     steps = task.steps_per_round or min(STEPS_PER_ROUND_DEFAULT_MAX, own.batches_per_pass or 20)
     prepared = Prepared(
-        blueprint=blueprint,
+        blueprint=blueprint.inner() if task.whole_streams else blueprint,
         genesis=np.zeros(0, np.float32),
         train=own,
         validation=validation,

@@ -107,7 +107,7 @@ def test_the_layers_of_a_stack_are_one_for_people(tmp_path: Path, capsys: pytest
 
 
 def test_what_stays_in_one_piece_is_not_called_sliced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "stack.py").write_text(STACK.replace("32), train", "32).inner(), train"))
+    (tmp_path / "stack.py").write_text(STACK.replace("(x, x))", "(x, x), whole_streams=True)"))
     assert main(["check", str(tmp_path / "stack.py")]) == 0
     model = capsys.readouterr().out.splitlines()[1]
     assert model.endswith("axes: 5 x layer*.heads 16 in 2 groups and 5 x layer*.ffn 32; in one piece: stream 16")

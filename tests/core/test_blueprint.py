@@ -114,7 +114,7 @@ def test_inside_blocks_only_what_a_block_has_for_itself_is_cut() -> None:
 
 
 def test_a_network_whose_blocks_share_all_axes_has_no_inside_to_cut() -> None:
-    with pytest.raises(TaskError, match="no axis lies within one block"):
+    with pytest.raises(TaskError, match="whole_streams: no axis lies within one block"):
         mlp(8, (16, 16), 4).inner()
 
 

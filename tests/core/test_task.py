@@ -49,6 +49,26 @@ def test_given_weights_are_kept() -> None:
     assert (prepare(Task(model, (X, Y), init="given"), seed=5).genesis == flattened(model)).all()
 
 
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(8, 16), nn.Linear(16, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.down(torch.relu(self.up(x)))
+
+
+def test_streams_stay_whole_where_the_task_says_so_also_with_given_weights() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), Residual(), nn.Linear(8, 3))
+    tasks = [Task(model, (X, Y), init="given", whole_streams=whole_streams) for whole_streams in (False, True)]
+    cut, whole = (prepare(task, seed=5) for task in tasks)
+    assert {axis.name: axis.units for axis in cut.blueprint.axes} == {"0.out": 8, "1.up.out": 16}
+    assert {axis.name: axis.units for axis in whole.blueprint.axes} == {"0.out": 1, "1.up.out": 16}
+    assert (whole.genesis == flattened(model)).all()
+    with pytest.raises(TaskError, match="whole_streams: no axis"):
+        prepare(Task(module(), (X, Y), whole_streams=True), seed=5)
+
+
 def test_parts_and_the_length_of_a_round() -> None:
     task = Task(mlp(4, (8,), 3), (X, Y), (X, Y), batch_size=2)
     parts = [prepare(task, 0, (index, 3)) for index in range(3)]
