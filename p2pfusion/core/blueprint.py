@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -233,12 +234,9 @@ class Blueprint:
         An axis that several blocks share, such as a residual stream, becomes one unit, which every slice keeps. Raises
         `TaskError` when there is no other.
         """
-        found: dict[str, set[str]] = {}
-        for parameter in self.parameters:
-            for dim in parameter.dims:
-                if dim.axis is not None:
-                    found.setdefault(dim.axis, set()).add(parameter.block)
-        axes = tuple(replace(one, unit=one.size) if len(found[one.name]) > 1 else one for one in self.axes)
+        places = dict.fromkeys((dim.axis, parameter.block) for parameter in self.parameters for dim in parameter.dims)
+        blocks = Counter(axis for axis, _ in places)
+        axes = tuple(replace(axis, unit=axis.size) if blocks[axis.name] > 1 else axis for axis in self.axes)
         if not any(axis.units > 1 for axis in axes):
             raise TaskError(
                 "whole_streams: no axis lies within one block, so nothing would be left to slice; leave it out"

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 class HeldShard:
     """What a device holds of one shard: its tip, the chain (32 bytes) and SHA-256 of the model there.
 
-    `is_settled`: nothing newer than the tip is known there.
+    `is_settled`: nothing newer than the tip is known there or still to come from there. Of the owners' own shard that
+    means that this owner's run has ended.
     """
 
     shard: int
